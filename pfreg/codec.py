@@ -25,7 +25,17 @@ import zstandard
 from pfreg.digest import CHUNK, Digest
 from pfreg.errors import BadOption, IntegrityError, LimitExceeded
 
-__all__ = ["DEFAULT_LEVEL", "Compressor", "FrameScanner", "StreamHasher", "compress", "content", "contents", "digest_of", "verified_contents"]
+__all__ = [
+    "DEFAULT_LEVEL",
+    "Compressor",
+    "FrameScanner",
+    "StreamHasher",
+    "compress",
+    "content",
+    "contents",
+    "digest_of",
+    "verified_contents",
+]
 
 DEFAULT_LEVEL = 3
 """zstd's own default: on source text and on floats it compresses as well as level 19, a hundred times faster."""
@@ -115,7 +125,18 @@ class FrameScanner:
         The content's length in bytes is at most this.
     """
 
-    __slots__ = ("_block_max", "_declared", "_flags", "_frame_bound", "_head", "_need", "_skip", "_step", "bound", "frames")
+    __slots__ = (
+        "_block_max",
+        "_declared",
+        "_flags",
+        "_frame_bound",
+        "_head",
+        "_need",
+        "_skip",
+        "_step",
+        "bound",
+        "frames",
+    )
 
     def __init__(self) -> None:
         self.frames = 0
@@ -217,7 +238,9 @@ class FrameScanner:
 
     def _end(self) -> None:
         if self._declared > self._frame_bound:
-            raise IntegrityError(f"zstd header claims {self._declared} bytes, its blocks hold {self._frame_bound} at most")
+            raise IntegrityError(
+                f"zstd header claims {self._declared} bytes, its blocks hold {self._frame_bound} at most"
+            )
         self.bound += self._frame_bound if self._declared < 0 else self._declared
         self.frames += 1
         self._skip += 4 if self._flags & 0b100 else 0

@@ -44,7 +44,9 @@ class Digest:
 
     def __post_init__(self) -> None:
         if not isinstance(self.hex, str) or not _HEX.match(self.hex):
-            raise IntegrityError(f"not a sha256 digest: {str(self.hex)[:80]!r}", hint="expected 64 lower-case hex digits")
+            raise IntegrityError(
+                f"not a sha256 digest: {str(self.hex)[:80]!r}", hint="expected 64 lower-case hex digits"
+            )
 
     def __str__(self) -> str:
         return _PREFIX + self.hex

@@ -21,6 +21,7 @@ __all__ = [
     "BlobNotFound",
     "Conflict",
     "FileChanged",
+    "FolderNotFound",
     "ImageNotFound",
     "IntegrityError",
     "LayerError",
@@ -81,7 +82,7 @@ def one_line(text: str, *, limit: int = 600) -> str:
 
 
 class BadReference(PfregError, ValueError):
-    """A reference (``s3://bucket/prefix``, ``hf://user/repo``, ...) is malformed; raised before any network is touched."""
+    """A reference (``s3://bucket/prefix``, ...) is malformed; raised before any network is touched."""
 
 
 class BadOption(PfregError, ValueError):
@@ -98,6 +99,10 @@ class UnsupportedRegistry(PfregError, NotImplementedError):
 
 class ImageNotFound(PfregError, FileNotFoundError):
     """There is no image at a place: no ``manifest.json``, or the store lacks the CID."""
+
+
+class FolderNotFound(PfregError, FileNotFoundError):
+    """A folder to be read, or to be written into, is not there, or is no folder."""
 
 
 class BlobNotFound(PfregError, FileNotFoundError):

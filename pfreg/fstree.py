@@ -2,8 +2,8 @@
 
 Rules of the format (:meth:`Tree.from_bytes`)
 ---------------------------------------------
-- Reading is lenient where producers differ: a missing ``kind`` is a file, a missing ``mode`` 0644 (0755 for a folder), unknown
-  fields are ignored, entries may come in any order. Nothing else is guessed.
+- Reading is lenient where producers differ: a missing ``kind`` is a file, a missing ``mode`` 0644 (0755 for a folder),
+  unknown fields are ignored, entries may come in any order. Nothing else is guessed.
 - Writing is strict: entries are sorted component by component, as bytes.
 
 Rules of safety (:func:`check_restorable`)
@@ -277,12 +277,13 @@ def _folds_to_git(name: str) -> bool:
 
 
 def _check_entry(entry: Entry, *, set_id: bool, links_inside: bool) -> None:
+    hint = "say set_id='drop' or 'keep'"
     if entry.kind == "file" and entry.mode & (stat.S_ISUID | stat.S_ISGID) and not set_id:
-        raise TreeError(
-            f"mode {entry.mode:04o} has a set-uid or set-gid bit", place=entry.path, hint="say set_id='drop' or 'keep'"
-        )
+        raise TreeError(f"mode {entry.mode:04o} has a set-uid or set-gid bit", place=entry.path, hint=hint)
     if entry.kind == "dir" and entry.mode & stat.S_ISUID and not set_id:
-        raise TreeError(f"mode {entry.mode:04o} has a set-uid bit", place=entry.path, hint="say set_id='drop' or 'keep'")
+        raise TreeError(
+            f"mode {entry.mode:04o} has a set-uid bit", place=entry.path, hint="say set_id='drop' or 'keep'"
+        )
     if entry.kind == "dir" and entry.size:
         raise TreeError(f"a folder of {entry.size} bytes", place=entry.path)
     if entry.kind == "symlink":
@@ -333,4 +334,3 @@ def _check_folding(kinds: dict[str, str]) -> None:
             other = seen.setdefault(folded, part)
             if other != part:
                 raise TreeError(f"is the same file as {other!r} on this file system", place=part)
-

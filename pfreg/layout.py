@@ -34,7 +34,7 @@ SIGNATURE = "manifest.json.sig"
 BLOBS = "blobs"
 IMAGES = "images"
 
-_BLOB = re.compile(r"(?:.*/)?sha256/([0-9a-f]{2})/(\1[0-9a-f]{62})\.zst\Z", re.DOTALL)
+_BLOB = re.compile(r"(?:.*/)?blobs/sha256/([0-9a-f]{2})/(\1[0-9a-f]{62})\.zst\Z", re.DOTALL)
 _IMAGE = re.compile(r"([0-9a-f]{64})\.json\Z")
 _PARTIAL = re.compile(r"\..+\.[0-9a-f]{16}\.part\Z", re.DOTALL)
 

@@ -182,7 +182,9 @@ def _check_schema(value: Any) -> None:
         raise ManifestError("a manifest is a JSON object")
     version, media_type = _get(value, "schema_version"), _get(value, "media_type")
     if version != SCHEMA_VERSION or isinstance(version, bool) or not isinstance(version, int):
-        raise ManifestError(f"schema_version {str(version)[:80]!r} is not {SCHEMA_VERSION}", hint="is pfreg up to date?")
+        raise ManifestError(
+            f"schema_version {str(version)[:80]!r} is not {SCHEMA_VERSION}", hint="is pfreg up to date?"
+        )
     if media_type != MEDIA_TYPE:
         raise ManifestError(f"media_type {str(media_type)[:80]!r} is not {MEDIA_TYPE}")
 
@@ -216,6 +218,6 @@ def _check_time(text: str) -> None:
     try:
         if match is None:
             raise ValueError
-        datetime.datetime.strptime(match[1], "%Y-%m-%dT%H:%M:%S")  # noqa: DTZ007 - Z was checked
+        datetime.datetime.strptime(match[1], "%Y-%m-%dT%H:%M:%S")
     except ValueError:
         raise ManifestError(f"created_at {text[:80]!r} is no RFC 3339 time in UTC") from None

@@ -29,10 +29,21 @@ from pfreg.digest import Digest
 from pfreg.errors import IntegrityError, SignatureError
 from pfreg.limits import DEFAULT_LIMITS, Limits
 
-__all__ = ["HmacSigner", "HmacVerifier", "Signature", "Signer", "Trust", "Verifier", "check_signature", "secret_variable"]
+__all__ = [
+    "HmacSigner",
+    "HmacVerifier",
+    "Signature",
+    "Signer",
+    "Trust",
+    "Verifier",
+    "check_signature",
+    "secret_variable",
+]
 
 ALGORITHM = "hmac-sha256"
-_DEFAULT_KEY = b"processfork-default-self-sign-key.v1"  # published with the original: it identifies, it does not protect
+_DEFAULT_KEY = (
+    b"processfork-default-self-sign-key.v1"  # published with the original: it identifies, it does not protect
+)
 _HEX = re.compile(r"[0-9a-f]{64}\Z")
 _VARIABLES = {
     "hf": "PF_HF_REG_SIGN_KEY",

@@ -1,0 +1,782 @@
+"""The verbs: snapshot, checkout, push, pull, clone, copy, exists, inspect, verify, prune.
+
+Rules
+-----
+- Every verb is the same three steps: establish the closure, move what is missing, publish last. None knows a backend.
+- A signature is verified before anything in the manifest is believed.
+- Running a verb again finishes what was interrupted, and moves only what is missing.
+- Only reachable blobs are moved, never whatever is listed; only unreachable ones are pruned.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from fsspec.callbacks import Callback
+
+from pfreg import codec, layout
+from pfreg.blobs import BlobTree, stored_bound
+from pfreg.closure import Content, closure, closure_of, depth_of, lineage
+from pfreg.digest import Digest
+from pfreg.errors import (
+    BadOption,
+    BlobNotFound,
+    Conflict,
+    IntegrityError,
+    PfregError,
+    SignatureError,
+    UnsupportedRegistry,
+)
+from pfreg.fstree import Tree
+from pfreg.limits import Limits
+from pfreg.manifest import Manifest
+from pfreg.progress import Progress
+from pfreg.registry import Keeps, Published, Registry, parse_expect
+from pfreg.results import Cloned, Copied, Inspection, LayerSize, Pruned, Pulled, Pushed, Verified
+from pfreg.signing import HmacSigner, HmacVerifier, Signer, Trust, Verifier, check_signature
+from pfreg.store import GRACE, Store, check_grace
+from pfreg.transfer import Moved, check_blobs, plan, transfer, workers
+from pfreg.world_checkout import SetId, checkout_tree
+from pfreg.world_snapshot import Snapshotted, snapshot_folder
+
+__all__ = ["checkout", "clone", "copy", "exists", "inspect", "prune", "pull", "push", "snapshot", "verify"]
+
+Options = Mapping[str, Any]
+Place = str | os.PathLike[str] | Digest
+StorePlace = Store | str | os.PathLike[str] | None
+
+
+class HasCid(Protocol):
+    """A result that names an image."""
+
+    @property
+    def cid(self) -> Digest:
+        """The image."""
+        ...
+
+
+Cid = str | Digest | HasCid
+
+
+def snapshot(
+    folder: str | os.PathLike[str],
+    *,
+    store: StorePlace = None,
+    agent_kind: str = "pfreg",
+    messages: Sequence[Mapping[str, str]] = (),
+    effects: Sequence[Mapping[str, str]] = (),
+    env: Mapping[str, str] | None = None,
+    redact: Sequence[str] = (),
+    redact_secrets: bool = True,
+    parents: Sequence[Cid] = (),
+    exclude: Sequence[str] = (),
+    bad_names: Literal["error", "skip"] = "error",
+    jobs: int | None = None,
+    callback: Callback | None = None,
+) -> Snapshotted:
+    """Take a folder, and what else is given, into a store as an image.
+
+    Parameters
+    ----------
+    folder : path-like
+        What to take: files, links, folders (empty ones too) and their modes. Only what `exclude` or a ``.pfignore``
+        at its top names is left out.
+    store : Store or path-like, optional
+        Where it goes; ``$PF_STORE``, else ``~/.processfork``, by default.
+    agent_kind : str
+        Whose folder it is, such as ``claude-code``.
+    messages : sequence of mapping
+        The conversation: mappings with the texts ``role`` and ``content``.
+    effects : sequence of mapping
+        The tool calls; see :func:`pfreg.ledger.build_ledger`.
+    env : mapping of str to str, optional
+        Environment variables. Nothing is taken from the process.
+    redact : sequence of str
+        Names of variables to redact beside those that look like a secret's, as regular expressions.
+    redact_secrets : bool
+        Whether values of variables that look like a secret's are replaced by ``<redacted>``.
+    parents : sequence of CIDs
+        The images that this one descends from; at most two.
+    exclude : sequence of str
+        Patterns in gitignore's syntax.
+    bad_names : {"error", "skip"}
+        What to do about names that are not UTF-8.
+    jobs : int, optional
+        Threads.
+    callback : fsspec.callbacks.Callback, optional
+        Progress in bytes of content.
+
+    Returns
+    -------
+    Snapshotted
+
+    Warns
+    -----
+    SkippedFile
+        For each FIFO, socket and device, which an image cannot hold.
+
+    Raises
+    ------
+    FolderNotFound
+        If there is no such folder.
+    UnreadableFile, FileChanged, BadName
+        If a file cannot be read, keeps changing, or has a name that is not UTF-8.
+    TreeError
+        If the tree could not be checked out again.
+    """
+    return snapshot_folder(
+        folder,
+        store=open_store(store),
+        agent_kind=agent_kind,
+        messages=messages,
+        effects=effects,
+        env=env,
+        redact=redact,
+        redact_secrets=redact_secrets,
+        parents=[cid_of(parent) for parent in parents],
+        exclude=exclude,
+        bad_names=bad_names,
+        jobs=jobs,
+        callback=callback,
+    )
+
+
+def push(
+    cid: Cid,
+    url: Place,
+    *,
+    store: StorePlace = None,
+    storage_options: Options | None = None,
+    signer: Signer | None = None,
+    history: int | str = 0,
+    base: Place | None = None,
+    expect: str | Digest | None = None,
+    jobs: int | None = None,
+    callback: Callback | None = None,
+) -> Pushed:
+    """Push an image from a store to a registry.
+
+    Parameters
+    ----------
+    cid : str or Digest
+        The image.
+    url : str or path-like
+        The reference of the root to push to. What it held is replaced when everything new is there.
+    store : Store or path-like, optional
+        Where the image is; ``$PF_STORE``, else ``~/.processfork``, by default.
+    storage_options : mapping, optional
+        Passed to the filesystem.
+    signer : Signer, optional
+        Signs the manifest; by default what the environment asks for (``PF_FILE_REG_SIGN_KEY`` and its siblings).
+    history : int or "all"
+        How many generations of parents to take along, so that the receiver can still merge.
+    base : str or path-like, optional
+        Another root on the same filesystem (a parent, a sibling fork). What it has is copied there, not sent.
+    expect : str or Digest, optional
+        The CID that the root must hold for this push to replace it; ``"absent"`` for none.
+    jobs : int, optional
+        Threads.
+    callback : fsspec.callbacks.Callback, optional
+        Progress in stored bytes.
+
+    Returns
+    -------
+    Pushed
+
+    Raises
+    ------
+    ImageNotFound, BlobNotFound
+        If the store lacks the image, or a part of it.
+    IntegrityError
+        If a blob in the store is damaged.
+    Conflict
+        If the root holds another image than `expect`.
+    BadReference, AccessDenied, TransferError, StorageFull
+        If the registry cannot be reached or written.
+    """
+    start = time.perf_counter()
+    target = Registry.open(url, storage_options=storage_options)
+    order = _Order(history, _base(base, target, storage_options), parse_expect(expect), jobs, Progress(callback))
+    local = open_store(store)
+    manifest = local.manifest(cid_of(cid))
+    signature = (signer or HmacSigner.for_scheme(target.scheme)).sign(manifest.raw)
+    done = _deliver(local, target, manifest, signature, order)
+    return Pushed(
+        cid=manifest.cid,
+        reference=target.name,
+        committed=target.committed,
+        images=done.images,
+        published=done.published,
+        seconds=time.perf_counter() - start,
+        **_counts(done.moved),
+    )
+
+
+def pull(
+    url: Place,
+    *,
+    store: StorePlace = None,
+    storage_options: Options | None = None,
+    verifier: Verifier | None = None,
+    require_signature: bool = False,
+    history: int | str = 0,
+    expect: str | Digest | None = None,
+    jobs: int | None = None,
+    callback: Callback | None = None,
+) -> Pulled:
+    """Pull an image from a registry into a store.
+
+    Parameters
+    ----------
+    url : str or path-like
+        The reference of the root.
+    store : Store or path-like, optional
+        Where it goes; ``$PF_STORE``, else ``~/.processfork``, by default.
+    storage_options : mapping, optional
+        Passed to the filesystem.
+    verifier : Verifier, optional
+        Judges the signature; by default what the environment asks for.
+    require_signature : bool
+        Refuse what is only signed with the published default key.
+    history : int or "all"
+        How many generations of parents to take along; ``"all"`` takes what the registry has.
+    expect : str or Digest, optional
+        The CID that the root must hold.
+    jobs : int, optional
+        Threads.
+    callback : fsspec.callbacks.Callback, optional
+        Progress in stored bytes.
+
+    Returns
+    -------
+    Pulled
+
+    Raises
+    ------
+    ImageNotFound, BlobNotFound
+        If the root holds no image, or lacks a part of it.
+    SignatureError, ManifestError, IntegrityError
+        If anything is not what was signed.
+    Conflict
+        If the root holds another image than `expect`.
+    """
+    start = time.perf_counter()
+    depth_of(history)
+    source, local = Registry.open(url, storage_options=storage_options), open_store(store)
+    image = _read(source, verifier, require_signature, expect)
+    content = _ReadThrough(source, local)
+    wanted, ancestors = _reach(image.manifest, content, history, local.limits)
+    local.files.flush()
+    moved = transfer(source, local, plan(source, local, wanted), jobs=jobs, progress=Progress(callback))
+    for manifest in (*reversed(ancestors), image.manifest):
+        local.record(manifest)
+    return Pulled(
+        cid=image.manifest.cid,
+        reference=source.name,
+        manifest=image.manifest,
+        trust=image.trust,
+        received=moved.sent + content.blobs,
+        received_bytes=moved.sent_bytes + content.size,
+        skipped=moved.skipped - content.blobs,
+        skipped_bytes=moved.skipped_bytes - content.size,
+        images=1 + len(ancestors),
+        seconds=time.perf_counter() - start,
+    )
+
+
+def clone(
+    url: Place,
+    target: str | os.PathLike[str],
+    *,
+    storage_options: Options | None = None,
+    verifier: Verifier | None = None,
+    require_signature: bool = False,
+    expect: str | Digest | None = None,
+    set_id: SetId = "refuse",
+    links_inside: bool = False,
+    jobs: int | None = None,
+    callback: Callback | None = None,
+) -> Cloned:
+    """Write the files of an image straight from a registry into a new folder, in one pass and without a store.
+
+    Parameters
+    ----------
+    url : str or path-like
+        The reference of the root.
+    target : path-like
+        The folder, which must not exist. It is complete afterwards, or absent.
+    storage_options, verifier, require_signature, expect, jobs
+        See :func:`pull`.
+    set_id : {"refuse", "drop", "keep"}
+        What to do about set-uid and set-gid bits of files.
+    links_inside : bool
+        Refuse links that point out of the tree, instead of restoring them as they were.
+    callback : fsspec.callbacks.Callback, optional
+        Progress in bytes of content.
+
+    Raises
+    ------
+    TargetExists
+        If there is something at `target`.
+    TreeError
+        If the tree is not safe to write.
+    ImageNotFound, BlobNotFound, SignatureError, IntegrityError
+        See :func:`pull`.
+    """
+    start = time.perf_counter()
+    source = Registry.open(url, storage_options=storage_options)
+    image = _read(source, verifier, require_signature, expect)
+    rules = _Rules(set_id, links_inside, jobs, Progress(callback))
+    return _place(source, image.manifest, image.trust, target, rules, start)
+
+
+def checkout(
+    cid: Cid,
+    target: str | os.PathLike[str],
+    *,
+    store: StorePlace = None,
+    set_id: SetId = "refuse",
+    links_inside: bool = False,
+    jobs: int | None = None,
+    callback: Callback | None = None,
+) -> Cloned:
+    """Write the files of an image from a store into a new folder; see :func:`clone`."""
+    start = time.perf_counter()
+    local = open_store(store)
+    rules = _Rules(set_id, links_inside, jobs, Progress(callback))
+    return _place(local, local.manifest(cid_of(cid)), None, target, rules, start)
+
+
+def copy(
+    source: Place,
+    target: Place,
+    *,
+    storage_options: Options | None = None,
+    target_options: Options | None = None,
+    verifier: Verifier | None = None,
+    require_signature: bool = False,
+    history: int | str = 0,
+    base: Place | None = None,
+    expect: str | Digest | None = None,
+    jobs: int | None = None,
+    callback: Callback | None = None,
+) -> Copied:
+    """Copy an image from registry to registry, verified, verbatim, and through bounded memory.
+
+    Parameters
+    ----------
+    source, target : str or path-like
+        The references of the two roots.
+    storage_options, target_options : mapping, optional
+        Passed to the filesystem of the source and of the target.
+    verifier, require_signature
+        About the source's signature, which is copied as it is; see :func:`pull`.
+    history : int or "all"
+        How many generations of parents to take along.
+    base : str or path-like, optional
+        Another root on the target's filesystem; see :func:`push`.
+    expect : str or Digest, optional
+        The CID that the target must hold for this copy to replace it; ``"absent"`` for none.
+    jobs, callback
+        See :func:`push`.
+
+    Raises
+    ------
+    ImageNotFound, BlobNotFound, SignatureError, IntegrityError
+        About the source; see :func:`pull`.
+    Conflict, AccessDenied, TransferError, StorageFull
+        About the target; see :func:`push`.
+    """
+    start = time.perf_counter()
+    origin = Registry.open(source, storage_options=storage_options)
+    place = Registry.open(target, storage_options=target_options)
+    order = _Order(history, _base(base, place, target_options), parse_expect(expect), jobs, Progress(callback))
+    image = _read(origin, verifier, require_signature, None)
+    done = _deliver(origin, place, image.manifest, image.signature, order)
+    return Copied(
+        cid=image.manifest.cid,
+        source=origin.name,
+        reference=place.name,
+        committed=place.committed,
+        trust=image.trust,
+        images=done.images,
+        published=done.published,
+        seconds=time.perf_counter() - start,
+        **_counts(done.moved),
+    )
+
+
+def exists(url: Place, *, storage_options: Options | None = None) -> bool:
+    """Tell whether a root holds an image. Nothing is verified, and "forbidden" is an error, not an answer.
+
+    Raises
+    ------
+    BadReference, AccessDenied, TransferError
+        If that cannot be told.
+    """
+    return Registry.open(url, storage_options=storage_options).has_image()
+
+
+def inspect(
+    place: Place,
+    *,
+    store: StorePlace = None,
+    storage_options: Options | None = None,
+    verifier: Verifier | None = None,
+    require_signature: bool = False,
+) -> Inspection:
+    """Tell what is in an image: its layers with their sizes, its blobs, parents and signature.
+
+    Only the manifest, the signature and the layers that name others are read; nothing else is verified.
+
+    Parameters
+    ----------
+    place : str, Digest or path-like
+        The reference of a root, or the CID of an image in `store`.
+    store, storage_options, verifier, require_signature
+        See :func:`pull`.
+    """
+    tree, manifest, trust = _open(place, store, storage_options, verifier, require_signature)
+    parts = {name: closure_of(name, digest, tree.content, limits=tree.limits) for name, digest in manifest.layers}
+    wanted = {digest for part in parts.values() for digest in part}
+    sizes = tree.present(wanted)
+    layers = (
+        LayerSize(name, digest, len(parts[name]), sum(sizes.get(blob, 0) for blob in parts[name]))
+        for name, digest in manifest.layers
+    )
+    return Inspection(
+        cid=manifest.cid,
+        reference=tree.name,
+        manifest=manifest,
+        trust=trust,
+        layers=tuple(layers),
+        blobs=len(wanted),
+        stored=sum(sizes.values()),
+        missing=tuple(sorted(wanted - set(sizes))),
+    )
+
+
+def verify(
+    place: Place,
+    *,
+    store: StorePlace = None,
+    deep: bool = True,
+    storage_options: Options | None = None,
+    verifier: Verifier | None = None,
+    require_signature: bool = False,
+    history: int | str = 0,
+    jobs: int | None = None,
+    callback: Callback | None = None,
+) -> Verified:
+    """Verify an image where it lies: its signature, its manifest, and every blob that it reaches.
+
+    Parameters
+    ----------
+    place : str, Digest or path-like
+        The reference of a root, or the CID of an image in `store`.
+    deep : bool
+        Read every blob. Otherwise look only whether each is there, with a size that its content can have.
+    store, storage_options, verifier, require_signature, history, jobs, callback
+        See :func:`pull`.
+
+    Raises
+    ------
+    BlobNotFound
+        If blobs are missing; the text names the first ones.
+    IntegrityError
+        If blobs are damaged; likewise.
+    ImageNotFound, SignatureError, ManifestError
+        See :func:`pull`.
+    """
+    start = time.perf_counter()
+    depth_of(history)
+    tree, manifest, trust = _open(place, store, storage_options, verifier, require_signature)
+    wanted, ancestors = _reach(manifest, tree.content, history, tree.limits)
+    sizes = tree.present(wanted)
+    _demand(tree, [f"{digest} is missing" for digest in wanted if digest not in sizes], BlobNotFound)
+    progress = Progress(callback)
+    progress.expect(size=sum(sizes.values()), blobs=len(sizes))
+    if deep:
+        bad = check_blobs(tree, wanted, sizes, jobs=jobs, progress=progress)
+    else:
+        bad = {d: f"{sizes[d]} stored bytes" for d, size in wanted.items() if not _plausible(sizes[d], size)}
+    _demand(tree, [f"{digest}: {problem}" for digest, problem in bad.items()], IntegrityError)
+    return Verified(
+        cid=manifest.cid,
+        reference=tree.name,
+        trust=trust,
+        deep=deep,
+        blobs=len(wanted),
+        stored=sum(sizes.values()),
+        images=1 + len(ancestors),
+        seconds=time.perf_counter() - start,
+    )
+
+
+def prune(
+    url: Place,
+    *,
+    grace: float = GRACE,
+    dry_run: bool = True,
+    storage_options: Options | None = None,
+    verifier: Verifier | None = None,
+) -> Pruned:
+    """Remove from a root what its image, and the ancestors that are there, do not reach.
+
+    Parameters
+    ----------
+    url : str or path-like
+        The reference of the root.
+    grace : float
+        Seconds; anything younger stays, and so does what the filesystem cannot tell the age of, unless this is 0.
+    dry_run : bool
+        Only tell what would be removed.
+    storage_options, verifier
+        See :func:`pull`.
+
+    Raises
+    ------
+    ImageNotFound, SignatureError, IntegrityError, BlobNotFound
+        If what the image reaches cannot be established; then nothing is removed.
+    """
+    check_grace(grace)
+    root = Registry.open(url, storage_options=storage_options)
+    if isinstance(root.fs, Keeps):
+        raise UnsupportedRegistry("holds nothing but its image", operation="prune", place=root.name)
+    manifest = _read(root, verifier, False, None).manifest
+    reachable, ancestors = _reach(manifest, root.content, "all", root.limits)
+    reachable.update((ancestor.cid, None) for ancestor in ancestors)
+    before = time.time() - grace
+    doomed: dict[str, int] = {}
+    kept = 0
+    for path, found in root.files.find(root.path_in(layout.BLOBS)).items():
+        digest = layout.digest_of_blob(path)
+        stale = found.modified < before if found.modified is not None else grace == 0
+        if stale and (layout.is_partial(path) if digest is None else digest not in reachable):
+            doomed[path] = found.size
+        elif digest is not None:
+            kept += 1
+    if not dry_run and doomed:
+        with root.commit():
+            root.files.remove_many(list(doomed))
+    names = (layout.digest_of_blob(path) or os.path.basename(path) for path in doomed)
+    return Pruned(root.name, tuple(str(name) for name in names), sum(doomed.values()), kept, dry_run)
+
+
+# -- what the verbs share ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Order:
+    """How an image is to be delivered."""
+
+    history: int | str
+    base: Registry | None
+    expect: Digest | str | None
+    jobs: int | None
+    progress: Progress
+
+    def __post_init__(self) -> None:
+        depth_of(self.history)
+        if self.jobs is not None:
+            workers(self.jobs)
+
+
+@dataclass(frozen=True, slots=True)
+class _Delivered:
+    moved: Moved
+    images: int
+    published: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Rules:
+    """How a tree is to be written to a disk."""
+
+    set_id: SetId
+    links_inside: bool
+    jobs: int | None
+    progress: Progress
+
+
+def cid_of(cid: Cid) -> Digest:
+    """Return the CID that a caller means: itself, its text, or a result that has one.
+
+    Raises
+    ------
+    BadOption
+        If it is none of these.
+    """
+    found = cid if isinstance(cid, str | Digest) else getattr(cid, "cid", None)
+    try:
+        return Digest.parse(found)  # type: ignore[arg-type]
+    except IntegrityError as e:
+        raise BadOption(f"not a CID: {str(cid)[:80]!r}", hint=e.hint) from None
+
+
+def open_store(store: StorePlace) -> Store:
+    """Return the store that a caller means: itself, or the one in a folder."""
+    return store if isinstance(store, Store) else Store(store)
+
+
+def _base(base: Place | None, target: Registry, options: Options | None) -> Registry | None:
+    if base is None:
+        return None
+    found = Registry.open(base, storage_options=options)
+    if type(found.fs) is not type(target.fs):
+        raise BadOption(
+            f"base is on another filesystem than {target.name}",
+            place=found.name,
+            hint="base= copies inside one filesystem",
+        )
+    return found
+
+
+def _read(root: Registry, verifier: Verifier | None, require: bool, expect: str | Digest | None) -> Published:
+    wish = parse_expect(expect)
+    image = root.image(verifier=verifier or HmacVerifier.for_scheme(root.scheme), require_signature=require)
+    if wish is not None and image.manifest.cid != wish:
+        raise Conflict(f"holds {image.manifest.cid}, not {wish}", operation="read", place=root.name)
+    return image
+
+
+def _open(
+    place: Place, store: StorePlace, options: Options | None, verifier: Verifier | None, require: bool
+) -> tuple[BlobTree, Manifest, Trust | None]:
+    if isinstance(place, Digest) or (isinstance(place, str) and place.startswith("sha256:")):
+        local = open_store(store)
+        return local, local.manifest(cid_of(place)), None
+    root = Registry.open(place, storage_options=options)
+    image = _read(root, verifier, require, None)
+    return root, image.manifest, image.trust
+
+
+def _reach(
+    manifest: Manifest, content: Content, history: int | str, limits: Limits
+) -> tuple[dict[Digest, int | None], list[Manifest]]:
+    """Return the closure of an image and of its ancestors, whose manifests are blobs in it, and those ancestors."""
+
+    def load(cid: Digest) -> Manifest:
+        return Manifest.from_bytes(content(cid, limit=limits.manifest_bytes), limits=limits)
+
+    wanted = closure(manifest, content, limits=limits)
+    ancestors = lineage(manifest, load, history=history, limits=limits)
+    for ancestor in ancestors:
+        wanted.setdefault(ancestor.cid, len(ancestor.raw))
+        for digest, size in closure(ancestor, content, limits=limits).items():
+            wanted[digest] = size if wanted.get(digest) is None else wanted[digest]
+    return wanted, ancestors
+
+
+def _deliver(source: BlobTree, target: Registry, manifest: Manifest, signature: bytes, order: _Order) -> _Delivered:
+    """Bring an image to a root: what is missing first, the signature and the manifest last."""
+    wanted, ancestors = _reach(manifest, source.content, order.history, source.limits)
+    target.check_expect(order.expect)
+    there, beside = target.current()
+    standing = there == manifest.raw and beside is not None and _vouches(beside, manifest.raw, signature, target.scheme)
+    todo = plan(source, target, wanted)
+    if standing and not todo.todo:
+        moved = transfer(source, target, todo, progress=order.progress)
+        return _Delivered(moved, 1 + len(ancestors), published=False)
+    with target.commit():
+        moved = transfer(source, target, todo, base=order.base, jobs=order.jobs, progress=order.progress)
+        target.keep(list(todo.skipped))
+        target.publish(manifest.raw, signature, expect=order.expect)
+    return _Delivered(moved, 1 + len(ancestors), published=True)
+
+
+def _vouches(there: bytes, manifest: bytes, ours: bytes, scheme: str) -> bool:
+    """Tell whether the signature that is there is ours, or as good: then one with more in it is not overwritten."""
+    if there == ours:
+        return True
+    try:
+        new, old = (
+            check_signature(manifest, signature, verifier=HmacVerifier.for_scheme(scheme))
+            for signature in (ours, there)
+        )
+    except SignatureError:
+        return False
+    return new == old
+
+
+def _place(
+    source: BlobTree,
+    manifest: Manifest,
+    trust: Trust | None,
+    target: str | os.PathLike[str],
+    rules: _Rules,
+    start: float,
+) -> Cloned:
+    raw = source.content(manifest.layers.world_fs, limit=source.limits.layer_bytes)
+    placed = checkout_tree(
+        Tree.from_bytes(raw, limits=source.limits),
+        source,
+        target,
+        set_id=rules.set_id,
+        links_inside=rules.links_inside,
+        jobs=rules.jobs,
+        progress=rules.progress,
+    )
+    return Cloned(
+        cid=manifest.cid,
+        target=os.path.abspath(os.fspath(target)),
+        trust=trust,
+        files=placed.files,
+        folders=placed.folders,
+        links=placed.links,
+        size=placed.size,
+        seconds=time.perf_counter() - start,
+    )
+
+
+class _ReadThrough:
+    """Reads layers from a registry into a store on their way, so that they are fetched once."""
+
+    def __init__(self, source: Registry, store: Store) -> None:
+        self._source, self._store = source, store
+        self._seen: dict[Digest, bytes] = {}
+        self.blobs = self.size = 0
+
+    def __call__(self, digest: Digest, *, limit: int) -> bytes:
+        if digest not in self._seen:
+            self._seen[digest] = self._load(digest, limit)
+        return self._seen[digest]
+
+    def _load(self, digest: Digest, limit: int) -> bytes:
+        if digest in self._store.present([digest]):
+            with contextlib.suppress(IntegrityError):  # damaged here: fetch it again
+                return self._store.content(digest, limit=limit)
+        (stored,) = self._source.stored([digest], limit=stored_bound(limit))
+        with self._source.blaming(digest):
+            plain = codec.content(stored, limit=limit)
+            if (found := Digest.of(plain)) != digest:
+                raise IntegrityError(f"content has the digest {found}")
+        self._store.files.write_many([(self._store.path_of(digest), stored)])
+        self.blobs += 1
+        self.size += len(stored)
+        return plain
+
+
+def _counts(moved: Moved) -> dict[str, int]:
+    return {name: getattr(moved, name) for name in Moved.__slots__}
+
+
+def _demand(tree: BlobTree, problems: list[str], error: type[PfregError]) -> None:
+    if problems:
+        more = f", and {len(problems) - 3} more" if len(problems) > 3 else ""
+        raise error(
+            f"{len(problems)} bad blobs: {'; '.join(problems[:3])}{more}",
+            operation="verify",
+            place=tree.name,
+            hint="push the image again from a whole copy: damaged blobs are replaced when their size differs",
+        )
+
+
+def _plausible(stored: int, size: int | None) -> bool:
+    """Tell whether a content of `size` bytes can have `stored` bytes: a frame has 9 at the least."""
+    return stored >= 9 and (size is None or stored <= stored_bound(size))

@@ -1,0 +1,477 @@
+"""Whole files on a filesystem: what the engine needs of fsspec, and no more.
+
+Rules
+-----
+- Explicit paths, whole files. No glob, no recursive verb, no listing cache is trusted.
+- A file appears under its name when it is complete, or not at all. How is a property of the protocol, kept as data
+  in :data:`WRITES`: object stores put atomically; folders reached over a network are written aside and renamed; local
+  folders have a module of their own (``local_files.py``), for fsspec promises nothing about them.
+- Absent is what the filesystem reports as :class:`FileNotFoundError`; "forbidden" and "broken" are never read as absent.
+- Foreign exceptions become pfreg's own here, with the operation and the place, and without the secrets that were given
+  in ``storage_options``.
+- An asynchronous filesystem gets one coroutine per batch on its own loop, never a blocking call per file.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import os
+import posixpath
+import threading
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from functools import partial
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+from fsspec import AbstractFileSystem
+from fsspec.callbacks import Callback
+
+from pfreg.errors import AccessDenied, LimitExceeded, PfregError, StorageFull, TransferError, one_line
+from pfreg.layout import partial_name
+
+__all__ = ["AsyncFiles", "Copier", "Files", "Found", "Lister", "Reader", "Remover", "SyncFiles", "Writer", "translated"]
+
+T = TypeVar("T")
+
+IN_FLIGHT = 32
+"""Requests under way at once on one asynchronous filesystem."""
+
+
+class Writes(NamedTuple):
+    """How a protocol writes: whether bytes, and a local file, appear all at once; whether connections are shared."""
+
+    bytes_at_once: bool
+    file_at_once: bool
+    shared: bool
+
+
+_OBJECT_STORE = Writes(bytes_at_once=True, file_at_once=True, shared=True)
+_FOLDER = Writes(bytes_at_once=False, file_at_once=False, shared=False)
+
+WRITES: Mapping[str, Writes] = {
+    # In memory, bytes appear at once, but a file is copied in visibly, piece by piece.
+    "memory": Writes(bytes_at_once=True, file_at_once=False, shared=True),
+    **dict.fromkeys(("sftp", "ssh", "ftp", "smb", "hdfs", "webhdfs", "arrow_hdfs", "webdav", "dav", "jlab"), _FOLDER),
+}
+"""What is not listed here puts like an object store."""
+
+_MODIFIED = ("mtime", "LastModified", "last_modified", "updated", "modified", "created")
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A file that a listing found.
+
+    Parameters
+    ----------
+    size : int
+        Bytes as stored.
+    modified : float or None
+        Seconds since the epoch, where the filesystem knows.
+    """
+
+    size: int
+    modified: float | None = None
+
+
+class Reader(Protocol):
+    """Reads whole files."""
+
+    def read_many(self, paths: Sequence[str], *, limit: int) -> list[bytes | None]:
+        """Return each file's bytes, None for an absent one; raise LimitExceeded beyond `limit` bytes."""
+        ...
+
+    def read_to(self, path: str, local: str, *, limit: int, callback: Callback) -> None:
+        """Copy the file at `path` to the local file `local`, which is replaced."""
+        ...
+
+
+class Writer(Protocol):
+    """Writes whole files."""
+
+    def write_many(self, items: Sequence[tuple[str, bytes]]) -> None:
+        """Write each ``(path, data)``. What is written may stay invisible until :meth:`flush`."""
+        ...
+
+    def write_from(self, local: str, path: str, *, callback: Callback) -> None:
+        """Write the content of the local file `local` to `path`, under the same condition."""
+        ...
+
+    def flush(self) -> None:
+        """Make everything written visible, and durable where that is in our hands."""
+        ...
+
+
+class Lister(Protocol):
+    """Finds files."""
+
+    def find(self, folder: str) -> dict[str, Found]:
+        """Return all files below `folder`; raise NotImplementedError where nothing can be listed."""
+        ...
+
+    def info_many(self, paths: Sequence[str]) -> list[Found | None]:
+        """Return what is known of each path, None where it is absent."""
+        ...
+
+
+class Copier(Protocol):
+    """Copies within one filesystem."""
+
+    def copy_many(self, pairs: Sequence[tuple[str, str]]) -> None:
+        """Copy each ``(from, to)`` on the filesystem's own side, without a byte through this process."""
+        ...
+
+
+class Remover(Protocol):
+    """Removes files."""
+
+    def remove_many(self, paths: Sequence[str]) -> None:
+        """Remove each file; one that is absent already is fine."""
+        ...
+
+
+class Files(Reader, Writer, Lister, Copier, Remover, Protocol):
+    """All of it."""
+
+
+@contextlib.contextmanager
+def translated(operation: str, place: str, *, secrets: Sequence[str] = ()) -> Iterator[None]:
+    """Turn what a foreign filesystem raises into pfreg's errors; a FileNotFoundError passes as it is."""
+    try:
+        yield
+    except (PfregError, FileNotFoundError, NotImplementedError):
+        raise
+    except Exception as e:  # noqa: BLE001 - whatever a filesystem raises is re-raised as one of ours
+        problem, clean = _describe(e, secrets)
+        kind, hint = _kind(e)
+        # A cause that holds a secret is cut off, or a traceback would print it.
+        raise kind(problem, operation=operation, place=place, hint=hint) from (e if clean else None)
+
+
+def _kind(e: Exception) -> tuple[type[PfregError], str]:
+    if isinstance(e, PermissionError):
+        return AccessDenied, "check the credentials and their permissions"
+    if isinstance(e, OSError) and e.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return StorageFull, "free some space and run it again: what was sent is not sent again"
+    return TransferError, "run it again: what was sent is not sent again"
+
+
+def _describe(e: Exception, secrets: Sequence[str]) -> tuple[str, bool]:
+    text = (e.strerror if isinstance(e, OSError) and e.strerror else str(e)) or "failed"
+    clean = text
+    for secret in secrets:
+        clean = clean.replace(secret, "***")
+    raw = f"{e!r} {e}"
+    return one_line(f"{type(e).__name__}: {clean}", limit=300), not any(secret in raw for secret in secrets)
+
+
+def bounded(path: str, data: bytes, limit: int) -> bytes:
+    """Return `data`, which was read from `path`, unless it is more than was bargained for."""
+    if len(data) > limit:
+        raise LimitExceeded(f"{len(data)} bytes, more than {limit}", operation="read", place=path)
+    return data
+
+
+class _Bound(Callback):  # type: ignore[misc]
+    """Ends a download that brings more bytes than it should, and passes progress on."""
+
+    def __init__(self, limit: int, place: str, inner: Callback) -> None:
+        super().__init__()
+        self._limit, self._place, self._inner, self._seen = limit, place, inner, 0
+
+    def relative_update(self, inc: int = 1) -> None:
+        self._seen += inc
+        if self._seen > self._limit:
+            raise LimitExceeded(f"more than {self._limit} bytes", operation="read", place=self._place)
+        self._inner.relative_update(inc)
+
+    def absolute_update(self, value: int) -> None:
+        self.relative_update(value - self._seen)
+
+
+def _found(info: Mapping[str, Any], path: str) -> Found | None:
+    if info.get("type", "file") != "file":
+        return None
+    size = info.get("size")
+    if not isinstance(size, int) or size < 0:
+        raise TransferError("the filesystem does not tell the size of a file", operation="list", place=path)
+    return Found(size, _modified(info))
+
+
+def _modified(info: Mapping[str, Any]) -> float | None:
+    for key in _MODIFIED:
+        value = info.get(key)
+        if isinstance(value, datetime):
+            aware = value if value.tzinfo else value.replace(tzinfo=timezone.utc)
+            return aware.timestamp()
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            return float(value)
+    return None
+
+
+def _protocol(fs: AbstractFileSystem) -> str:
+    return fs.protocol if isinstance(fs.protocol, str) else fs.protocol[0]
+
+
+class _Remote:
+    """What synchronous and asynchronous filesystems have in common."""
+
+    def __init__(self, fs: AbstractFileSystem, *, secrets: Sequence[str] = ()) -> None:
+        self.fs = fs
+        self._secrets = tuple(secrets)
+        self._writes = WRITES.get(_protocol(fs), _OBJECT_STORE)
+        self._folders: set[str] = set()
+
+    def flush(self) -> None:
+        """Do nothing: a remote file is there when its write returns."""
+
+    def _translated(self, operation: str, place: str) -> contextlib.AbstractContextManager[None]:
+        return translated(operation, place, secrets=self._secrets)
+
+    def _listed(self, found: Mapping[str, Mapping[str, Any]]) -> dict[str, Found]:
+        entries = ((path, _found(info, path)) for path, info in found.items())
+        return {path: entry for path, entry in entries if entry is not None}
+
+
+def _pipe(fs: AbstractFileSystem, path: str, *, data: bytes) -> None:
+    fs.pipe_file(path, data)
+
+
+def _copy(fs: AbstractFileSystem, target: str, *, source: str) -> None:
+    fs.cp_file(source, target)
+
+
+class SyncFiles(_Remote):
+    """A synchronous filesystem; called from several threads at once.
+
+    Parameters
+    ----------
+    fs : AbstractFileSystem
+        The filesystem. Where its protocol cannot share a connection, every thread opens one like it.
+    secrets : sequence of str
+        What must not appear in errors.
+    """
+
+    def __init__(self, fs: AbstractFileSystem, *, secrets: Sequence[str] = ()) -> None:
+        super().__init__(fs, secrets=secrets)
+        self._local = threading.local()
+        self._local.fs = fs
+
+    def _connection(self) -> AbstractFileSystem:
+        if self._writes.shared:
+            return self.fs
+        found = getattr(self._local, "fs", None)
+        if found is None:
+            options = {**self.fs.storage_options, "skip_instance_cache": True}
+            found = self._local.fs = type(self.fs)(*self.fs.storage_args, **options)
+        return found
+
+    def read_many(self, paths: Sequence[str], *, limit: int) -> list[bytes | None]:
+        """Read files one after another; see :class:`Reader`."""
+        return [self._read(path, limit) for path in paths]
+
+    def _read(self, path: str, limit: int) -> bytes | None:
+        with self._translated("read", path):
+            fs = self._connection()
+            try:
+                with fs.open(path, "rb", cache_type="readahead") as stream:
+                    return bounded(path, stream.read(limit + 1), limit)
+            except FileNotFoundError:
+                return None
+
+    def read_to(self, path: str, local: str, *, limit: int, callback: Callback) -> None:
+        """Download a file; see :class:`Reader`."""
+        with self._translated("read", path):
+            self._connection().get_file(path, local, callback=_Bound(limit, path, callback))
+
+    def write_many(self, items: Sequence[tuple[str, bytes]]) -> None:
+        """Write files one after another; see :class:`Writer`."""
+        for path, data in items:
+            with self._translated("write", path):
+                if self._writes.bytes_at_once:
+                    self._in_folder(path, partial(_pipe, path=path, data=data))
+                else:
+                    self._aside(path, len(data), partial(_pipe, data=data))
+
+    def write_from(self, local: str, path: str, *, callback: Callback) -> None:
+        """Upload a file; see :class:`Writer`."""
+        with self._translated("write", path):
+            if self._writes.file_at_once:
+                self._in_folder(path, lambda fs: fs.put_file(local, path, callback=callback))
+            else:
+                size = os.stat(local).st_size
+                self._aside(path, size, lambda fs, temporary: fs.put_file(local, temporary, callback=callback))
+
+    def _in_folder(self, path: str, write: Callable[[AbstractFileSystem], object]) -> None:
+        """Write; where the filesystem wants its folder made first, make it and write again."""
+        fs = self._connection()
+        try:
+            write(fs)
+        except FileNotFoundError:
+            fs.makedirs(posixpath.dirname(path), exist_ok=True)
+            write(fs)
+
+    def _aside(self, path: str, size: int | None, write: Callable[[AbstractFileSystem, str], object]) -> None:
+        """Write under another name, look whether all of it arrived, and rename."""
+        fs, folder, temporary = self._connection(), posixpath.dirname(path), partial_name(path)
+        if folder not in self._folders:
+            fs.makedirs(folder, exist_ok=True)
+            self._folders.add(folder)
+        try:
+            write(fs, temporary)
+            arrived = fs.info(temporary)["size"]
+            if size is not None and arrived != size:
+                raise TransferError(f"{arrived} of {size} bytes arrived", operation="write", place=path)
+            fs.mv(temporary, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                fs.rm_file(temporary)
+            raise
+
+    def find(self, folder: str) -> dict[str, Found]:
+        """List; see :class:`Lister`."""
+        with self._translated("list", folder):
+            fs = self._connection()
+            fs.invalidate_cache()
+            try:
+                return self._listed(fs.find(folder, detail=True, on_error="raise"))
+            except FileNotFoundError:
+                return {}
+
+    def info_many(self, paths: Sequence[str]) -> list[Found | None]:
+        """Look files up; see :class:`Lister`."""
+        return [self._info(path) for path in paths]
+
+    def _info(self, path: str) -> Found | None:
+        with self._translated("look up", path):
+            try:
+                return _found(self._connection().info(path), path)
+            except FileNotFoundError:
+                return None
+
+    def copy_many(self, pairs: Sequence[tuple[str, str]]) -> None:
+        """Copy on the server; see :class:`Copier`."""
+        for source, target in pairs:
+            with self._translated("copy", target):
+                if self._writes.file_at_once or self._writes.bytes_at_once:
+                    self._in_folder(target, partial(_copy, target=target, source=source))
+                else:
+                    self._aside(target, None, partial(_copy, source=source))
+
+    def remove_many(self, paths: Sequence[str]) -> None:
+        """Remove files one after another; see :class:`Remover`."""
+        for path in paths:
+            with self._translated("remove", path), contextlib.suppress(FileNotFoundError):
+                self._connection().rm_file(path)
+
+
+class AsyncFiles(_Remote):
+    """An asynchronous filesystem, driven on its own loop by threads that are not on it.
+
+    Parameters
+    ----------
+    fs : AsyncFileSystem
+        The filesystem, made with ``asynchronous=False``, so that it has a loop running on a thread.
+    secrets : sequence of str
+        What must not appear in errors.
+    """
+
+    def __init__(self, fs: AbstractFileSystem, *, secrets: Sequence[str] = ()) -> None:
+        super().__init__(fs, secrets=secrets)
+        self._turn = asyncio.Semaphore(IN_FLIGHT)
+
+    def read_many(self, paths: Sequence[str], *, limit: int) -> list[bytes | None]:
+        """Read files at once; see :class:`Reader`."""
+
+        async def read(path: str) -> bytes | None:
+            with self._translated("read", path):
+                try:
+                    return bounded(path, await self.fs._cat_file(path), limit)
+                except FileNotFoundError:
+                    return None
+
+        return self._all([partial(read, path) for path in paths])
+
+    def read_to(self, path: str, local: str, *, limit: int, callback: Callback) -> None:
+        """Download a file; see :class:`Reader`."""
+        with self._translated("read", path):
+            self._run(self.fs._get_file(path, local, callback=_Bound(limit, path, callback)))
+
+    def write_many(self, items: Sequence[tuple[str, bytes]]) -> None:
+        """Write files at once; see :class:`Writer`."""
+
+        async def write(path: str, data: bytes) -> None:
+            with self._translated("write", path):
+                await self.fs._pipe_file(path, data)
+
+        self._all([partial(write, path, data) for path, data in items])
+
+    def write_from(self, local: str, path: str, *, callback: Callback) -> None:
+        """Upload a file; see :class:`Writer`."""
+        with self._translated("write", path):
+            self._run(self.fs._put_file(local, path, callback=callback))
+
+    def find(self, folder: str) -> dict[str, Found]:
+        """List; see :class:`Lister`."""
+        with self._translated("list", folder):
+            self.fs.invalidate_cache()
+            try:
+                return self._listed(self._run(self.fs._find(folder, detail=True, on_error="raise")))
+            except FileNotFoundError:
+                return {}
+
+    def info_many(self, paths: Sequence[str]) -> list[Found | None]:
+        """Look files up at once; see :class:`Lister`."""
+
+        async def info(path: str) -> Found | None:
+            with self._translated("look up", path):
+                try:
+                    return _found(await self.fs._info(path), path)
+                except FileNotFoundError:
+                    return None
+
+        return self._all([partial(info, path) for path in paths])
+
+    def copy_many(self, pairs: Sequence[tuple[str, str]]) -> None:
+        """Copy on the server, at once; see :class:`Copier`."""
+
+        async def copy(source: str, target: str) -> None:
+            with self._translated("copy", target):
+                await self.fs._cp_file(source, target)
+
+        self._all([partial(copy, source, target) for source, target in pairs])
+
+    def remove_many(self, paths: Sequence[str]) -> None:
+        """Remove files at once; see :class:`Remover`."""
+
+        async def remove(path: str) -> None:
+            with self._translated("remove", path), contextlib.suppress(FileNotFoundError):
+                await self.fs._rm_file(path)
+
+        self._all([partial(remove, path) for path in paths])
+
+    def _run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        future = asyncio.run_coroutine_threadsafe(coroutine, self.fs.loop)
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()  # an interrupt here must not leave the request running
+            raise
+
+    def _all(self, calls: Sequence[Callable[[], Awaitable[T]]]) -> list[T]:
+        async def gather() -> list[T]:
+            async def one(call: Callable[[], Awaitable[T]]) -> T:
+                async with self._turn:
+                    return await call()
+
+            tasks = [asyncio.ensure_future(one(call)) for call in calls]
+            try:
+                return list(await asyncio.gather(*tasks))
+            finally:
+                for task in tasks:
+                    task.cancel()
+
+        return self._run(gather())

@@ -1,0 +1,287 @@
+"""One root: a folder on any filesystem that holds one image.
+
+Rules
+-----
+- The manifest is written last; a reader who finds one finds everything that it reaches.
+- Manifest and signature are two files. A reader that sees them disagree reads both again, a few times, before it says
+  "torn"; a publisher looks afterwards whether they agree, and mends it if another publisher came in between.
+- In local folders, and in memory, publishing is serialised by a lock, and ``expect=`` is exact. Elsewhere it is checked
+  last thing before the manifest is written, unless the filesystem can compare and swap.
+- On a filesystem whose transaction is its commit, everything between blobs and manifest happens inside one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+from pfreg import layout
+from pfreg.blobs import BlobTree
+from pfreg.digest import Digest
+from pfreg.errors import BadOption, Conflict, ImageNotFound, IntegrityError, SignatureError, TornImage
+from pfreg.limits import DEFAULT_LIMITS, Limits
+from pfreg.local_files import LocalFiles, locked
+from pfreg.manifest import Manifest
+from pfreg.reference import Location, locate
+from pfreg.signing import Signature, Trust, Verifier, check_signature
+
+__all__ = ["ABSENT", "CommitsByTransaction", "Keeps", "Published", "Registry", "parse_expect"]
+
+ABSENT = "absent"
+"""What ``expect=`` says when there must be no image yet."""
+
+_READS = 5
+_PAUSE = 0.05  # seconds before the first new look at a torn image; it doubles
+_IN_MEMORY = threading.Lock()
+
+
+@runtime_checkable
+class CommitsByTransaction(Protocol):
+    """A filesystem whose transaction publishes everything at once."""
+
+    transaction_is_commit: bool
+    committed: str | None
+    transaction: Any
+
+
+@runtime_checkable
+class Keeps(Protocol):
+    """A filesystem whose commit replaces what was there, and so has to be told what stays."""
+
+    def keep(self, paths: Sequence[str]) -> None:
+        """Take files that are there already into the commit, without sending them."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """An image as it was read from a root.
+
+    Parameters
+    ----------
+    manifest : Manifest
+        Its manifest.
+    signature : bytes
+        Its ``manifest.json.sig``, as received.
+    trust : Trust
+        What the signature is worth.
+    """
+
+    manifest: Manifest
+    signature: bytes
+    trust: Trust
+
+
+class Registry(BlobTree):
+    """A root.
+
+    Parameters
+    ----------
+    location : Location
+        Where it is.
+    limits : Limits
+        Bounds for what is read.
+    """
+
+    def __init__(self, location: Location, *, limits: Limits = DEFAULT_LIMITS) -> None:
+        super().__init__(location.files, location.path, name=location.reference.text, limits=limits)
+        self.location = location
+        self.fs = location.fs
+
+    @classmethod
+    def open(
+        cls, url: Any, *, storage_options: Mapping[str, Any] | None = None, limits: Limits = DEFAULT_LIMITS
+    ) -> Registry:
+        """Return the root that a reference names; see :func:`pfreg.reference.locate`."""
+        return cls(locate(url, storage_options=storage_options), limits=limits)
+
+    def __repr__(self) -> str:
+        return f"Registry({self.name!r})"
+
+    @property
+    def scheme(self) -> str:
+        """The scheme of the reference."""
+        return self.location.reference.scheme
+
+    # -- reading -------------------------------------------------------------------------------------------------
+
+    def current(self) -> tuple[bytes | None, bytes | None]:
+        """Return manifest and signature as they are, None for what is absent. Nothing is verified."""
+        return self._read(layout.MANIFEST, self.limits.manifest_bytes), self._read(
+            layout.SIGNATURE, self.limits.signature_bytes
+        )
+
+    def has_image(self) -> bool:
+        """Tell whether there is a manifest."""
+        (found,) = self.files.info_many([self.path_in(layout.MANIFEST)])
+        return found is not None
+
+    def image(self, *, verifier: Verifier, require_signature: bool = False) -> Published:
+        """Read the image: verify its signature over the bytes received, then parse those bytes.
+
+        Raises
+        ------
+        ImageNotFound
+            If there is none.
+        SignatureError, ManifestError, LimitExceeded
+            If it is not to be trusted, or no image.
+        TornImage
+            If manifest and signature never agreed.
+        """
+        for turn in range(_READS):
+            manifest, signature = self.current()
+            if manifest is None:
+                hint = (
+                    "is the reference right? pfreg exists tells"
+                    if signature is None
+                    else "a push is under way, or broke off"
+                )
+                raise ImageNotFound("no image here", operation="read", place=self.name, hint=hint)
+            try:
+                if signature is None:
+                    raise SignatureError("manifest.json.sig is missing", hint="push the image again")
+                trust = check_signature(
+                    manifest, signature, verifier=verifier, require_signature=require_signature, limits=self.limits
+                )
+                return Published(Manifest.from_bytes(manifest, limits=self.limits), signature, trust)
+            except (SignatureError, IntegrityError) as e:
+                error = e
+            if self._settled(manifest, signature, turn):
+                raise type(error)(error.problem, operation="read", place=self.name, hint=error.hint) from None
+        raise TornImage(
+            "manifest and signature kept changing",
+            operation="read",
+            place=self.name,
+            hint="somebody is pushing; try again",
+        )
+
+    def _settled(self, manifest: bytes, signature: bytes | None, turn: int) -> bool:
+        """Tell whether a second look shows the same; if not, or if it is early, a push may be under way."""
+        time.sleep(_PAUSE * 2**turn)
+        return turn >= 1 and self.current() == (manifest, signature)
+
+    def _read(self, name: str, limit: int) -> bytes | None:
+        path = self.path_in(name)
+        if not isinstance(self.files, LocalFiles):
+            (found,) = self.files.info_many([path])
+            if found is None:
+                return None
+            if found.size > limit:
+                raise IntegrityError(
+                    f"{name} has {found.size} bytes, more than {limit}", operation="read", place=self.name
+                )
+        (data,) = self.files.read_many([path], limit=limit)
+        return data
+
+    # -- writing -------------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def commit(self) -> Iterator[None]:
+        """Write inside this block: on a filesystem whose transaction is its commit, it is one."""
+        if isinstance(self.fs, CommitsByTransaction) and self.fs.transaction_is_commit:
+            with self.fs.transaction:
+                yield
+        else:
+            yield
+
+    def keep(self, digests: Sequence[Digest]) -> None:
+        """Name blobs that are there already, where the commit would drop them otherwise."""
+        if isinstance(self.fs, Keeps):
+            self.fs.keep([self.path_of(digest) for digest in digests])
+
+    @property
+    def committed(self) -> str | None:
+        """What names the last commit, on a filesystem that makes commits."""
+        return self.fs.committed if isinstance(self.fs, CommitsByTransaction) else None
+
+    def publish(self, manifest: bytes, signature: bytes, *, expect: Digest | str | None = None) -> None:
+        """Write signature and manifest, in this order, when all blobs are there.
+
+        Raises
+        ------
+        Conflict
+            If the root holds another image than `expect`.
+        """
+        transactional = isinstance(self.fs, CommitsByTransaction)
+        with self._exclusively():
+            self.check_expect(expect)
+            self._write(layout.SIGNATURE, signature)
+            self._write(layout.MANIFEST, manifest)
+        if not transactional:
+            self._mend(manifest, signature)
+
+    def check_expect(self, expect: Digest | str | None) -> None:
+        """Raise Conflict if the root holds another image than `expect`; None expects nothing."""
+        if expect is None:
+            return
+        raw = self._read(layout.MANIFEST, self.limits.manifest_bytes)
+        holds = None if raw is None else Digest.of(raw)
+        if holds != (None if expect == ABSENT else expect):
+            raise Conflict(
+                f"holds {holds or 'no image'}, not {expect}",
+                operation="publish",
+                place=self.name,
+                hint="somebody else published; look at it, then push with the new expectation",
+            )
+
+    def _write(self, name: str, data: bytes) -> None:
+        self.files.write_many([(self.path_in(name), data)])
+        self.files.flush()
+
+    @contextlib.contextmanager
+    def _exclusively(self) -> Iterator[None]:
+        if isinstance(self.files, LocalFiles):
+            with locked(self.path, exclusive=True):
+                yield
+        elif "memory" in self.fs.protocol:
+            with _IN_MEMORY:
+                yield
+        else:
+            yield
+
+    def _mend(self, manifest: bytes, signature: bytes) -> None:
+        """Look whether manifest and signature agree; where two publishers crossed, put the right signature back."""
+        if isinstance(self.files, LocalFiles) or "memory" in self.fs.protocol:
+            return
+        known = {Digest.of(manifest): signature}
+        for turn in range(_READS):
+            there, beside = self.current()
+            if there is None:
+                return
+            cid, signs = Digest.of(there), _signed_manifest(beside)
+            if signs == cid:
+                return
+            if signs is not None and beside is not None:
+                known[signs] = beside
+            if cid in known:
+                self._write(layout.SIGNATURE, known[cid])
+            else:
+                time.sleep(_PAUSE * 2**turn)
+
+
+def parse_expect(expect: str | Digest | None) -> Digest | str | None:
+    """Read an ``expect=`` argument.
+
+    Raises
+    ------
+    BadOption
+        If it is neither a CID nor ``"absent"``.
+    """
+    if expect is None or expect == ABSENT:
+        return expect
+    try:
+        return Digest.parse(expect)
+    except IntegrityError:
+        raise BadOption(f"expect is a CID or {ABSENT!r}, not {str(expect)[:80]!r}") from None
+
+
+def _signed_manifest(signature: bytes | None) -> Digest | None:
+    """Return which manifest a signature says it signs, None for one that says nothing."""
+    try:
+        return None if signature is None else Signature.from_bytes(signature).manifest_digest
+    except SignatureError:
+        return None
