@@ -231,5 +231,5 @@ def check_content(digest: Digest, data: bytes, *, size: int | None, limits: Limi
 
 
 def stored_bound(content: int) -> int:
-    """Return the most bytes that `content` bytes can take when stored: incompressible blocks, headers, several frames."""
+    """Return the most bytes that `content` bytes can take when stored, in frames as anybody makes them."""
     return content + (content >> 8) + (1 << 16)
