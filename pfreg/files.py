@@ -39,6 +39,9 @@ T = TypeVar("T")
 IN_FLIGHT = 32
 """Requests under way at once on one asynchronous filesystem."""
 
+_JOBS = 8
+_CONNECTIONS = 4  # where each thread needs a connection, and a login, of its own
+
 
 class Writes(NamedTuple):
     """How a protocol writes: whether bytes, and a local file, appear all at once; whether connections are shared."""
@@ -134,7 +137,9 @@ class Remover(Protocol):
 
 
 class Files(Reader, Writer, Lister, Copier, Remover, Protocol):
-    """All of it."""
+    """All of it, and how many threads make good use of it."""
+
+    jobs: int
 
 
 @contextlib.contextmanager
@@ -224,6 +229,7 @@ class _Remote:
         self._secrets = tuple(secrets)
         self._writes = WRITES.get(_protocol(fs), _OBJECT_STORE)
         self._folders: set[str] = set()
+        self.jobs = _JOBS if self._writes.shared else _CONNECTIONS
 
     def flush(self) -> None:
         """Do nothing: a remote file is there when its write returns."""
@@ -305,21 +311,34 @@ class SyncFiles(_Remote):
                 size = os.stat(local).st_size
                 self._aside(path, size, lambda fs, temporary: fs.put_file(local, temporary, callback=callback))
 
+    def _make_folder(self, fs: AbstractFileSystem, folder: str) -> None:
+        """Make a folder that others may be making at the same time, which some servers call a failure."""
+        if folder in self._folders:
+            return
+        for last in (False, False, True):
+            try:
+                fs.makedirs(folder, exist_ok=True)
+                break
+            except OSError:
+                if fs.isdir(folder):
+                    break
+                if last:
+                    raise
+        self._folders.add(folder)
+
     def _in_folder(self, path: str, write: Callable[[AbstractFileSystem], object]) -> None:
         """Write; where the filesystem wants its folder made first, make it and write again."""
         fs = self._connection()
         try:
             write(fs)
         except FileNotFoundError:
-            fs.makedirs(posixpath.dirname(path), exist_ok=True)
+            self._make_folder(fs, posixpath.dirname(path))
             write(fs)
 
     def _aside(self, path: str, size: int | None, write: Callable[[AbstractFileSystem, str], object]) -> None:
         """Write under another name, look whether all of it arrived, and rename."""
         fs, folder, temporary = self._connection(), posixpath.dirname(path), partial_name(path)
-        if folder not in self._folders:
-            fs.makedirs(folder, exist_ok=True)
-            self._folders.add(folder)
+        self._make_folder(fs, folder)
         try:
             write(fs, temporary)
             arrived = fs.info(temporary)["size"]

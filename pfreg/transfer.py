@@ -14,7 +14,6 @@ Rules
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
@@ -34,7 +33,6 @@ Wanted = Mapping[Digest, "int | None"]
 
 _BATCH_BLOBS = 64
 _BATCH_BYTES = 4 << 20
-_REMOTE_JOBS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +145,7 @@ def transfer(
 
 
 def workers(jobs: int | None, *trees: BlobTree) -> int:
-    """Return how many threads to use: `jobs`, or as many as there are cores, more where a network is waited for.
+    """Return how many threads to use: `jobs`, or as many as the filesystems make good use of.
 
     Raises
     ------
@@ -155,8 +153,7 @@ def workers(jobs: int | None, *trees: BlobTree) -> int:
         If `jobs` is no positive number.
     """
     if jobs is None:
-        local = all(isinstance(tree.files, LocalFiles) for tree in trees)
-        return (os.cpu_count() or 1) if local else _REMOTE_JOBS
+        return max((tree.files.jobs for tree in trees), default=1)
     if isinstance(jobs, bool) or not isinstance(jobs, int) or jobs < 1:
         raise BadOption(f"jobs is a positive number of threads, not {jobs!r}")
     return jobs

@@ -1,0 +1,68 @@
+"""The registries that the suite runs on, each with a server of its own where it needs one."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import fsspec
+import pytest
+
+from tests.conformance.places import Place, Registry
+from tests.servers.sshd import sshd
+
+
+@contextlib.contextmanager
+def memory(folder: Path) -> Iterator[Registry]:
+    fs = fsspec.filesystem("memory")
+
+    def new(name: str) -> Place:
+        return Place(f"memory://{folder.name}/{name}", {}, f"/{folder.name}/{name}", fs)
+
+    yield Registry(new)
+    with contextlib.suppress(FileNotFoundError):
+        fs.rm(f"/{folder.name}", recursive=True)
+
+
+@contextlib.contextmanager
+def file(folder: Path) -> Iterator[Registry]:
+    fs = fsspec.filesystem("file", auto_mkdir=True)
+
+    def new(name: str) -> Place:
+        return Place(f"file://{folder}/{name}", {}, f"{folder}/{name}", fs)
+
+    yield Registry(new)
+
+
+@contextlib.contextmanager
+def sftp(folder: Path) -> Iterator[Registry]:
+    keys, data = folder / "keys", folder / "data"
+    keys.mkdir()
+    data.mkdir()
+    with sshd(keys) as server:
+
+        def new(name: str) -> Place:
+            url = f"sftp://127.0.0.1:{server.port}{data}/{name}"
+            return Place(url, server.storage_options, f"{data}/{name}", fsspec.filesystem("file"))
+
+        yield Registry(new, copies=False)
+
+
+REGISTRIES: dict[str, Callable[[Path], AbstractContextManager[Registry]]] = {
+    "memory": memory,
+    "file": file,
+    "sftp": sftp,
+}
+
+
+@pytest.fixture(scope="session", params=list(REGISTRIES))
+def registry(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
+    with REGISTRIES[request.param](tmp_path_factory.mktemp(request.param)) as made:
+        yield made
+
+
+@pytest.fixture
+def place(registry: Registry) -> Place:
+    return registry.place()
