@@ -6,7 +6,7 @@ Rules
 - A file appears under its name when it is complete, or not at all. How is a property of the protocol, kept as data
   in :data:`WRITES`: object stores put atomically; folders reached over a network are written aside and renamed; local
   folders have a module of their own (``local_files.py``), for fsspec promises nothing about them.
-- Absent is what the filesystem reports as :class:`FileNotFoundError`; "forbidden" and "broken" are never read as absent.
+- Absent is what the filesystem reports as :class:`FileNotFoundError`. "Forbidden" and "broken" are never read as such.
 - Foreign exceptions become pfreg's own here, with the operation and the place, and without the secrets that were given
   in ``storage_options``.
 - An asynchronous filesystem gets one coroutine per batch on its own loop, never a blocking call per file.
@@ -160,8 +160,8 @@ def _kind(e: Exception) -> tuple[type[PfregError], str]:
     if isinstance(e, PermissionError):
         return AccessDenied, "check the credentials and their permissions"
     if isinstance(e, OSError) and e.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return StorageFull, "free some space and run it again: what was sent is not sent again"
-    return TransferError, "run it again: what was sent is not sent again"
+        return StorageFull, "free some space and run it again: it goes on where it stopped"
+    return TransferError, "check connection and credentials, then run it again: it goes on where it stopped"
 
 
 def _describe(e: Exception, secrets: Sequence[str]) -> tuple[str, bool]:

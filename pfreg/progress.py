@@ -9,8 +9,8 @@ Rules
 
 from __future__ import annotations
 
+import importlib.util
 import threading
-import time
 from typing import Any, Protocol, TextIO, runtime_checkable
 
 from fsspec.callbacks import Callback, NoOpCallback
@@ -94,7 +94,7 @@ class Branch(Callback):  # type: ignore[misc]
 
 
 class Bar(Callback):  # type: ignore[misc]
-    """One line on a terminal: bytes, blobs, speed, time left.
+    """One line on a terminal: bytes, blobs, speed, time left. It is drawn by tqdm, the extra ``progress``.
 
     Parameters
     ----------
@@ -104,51 +104,31 @@ class Bar(Callback):  # type: ignore[misc]
         The terminal.
     """
 
-    _EVERY = 0.1  # seconds between two drawings
-
     def __init__(self, label: str, stream: TextIO) -> None:
         super().__init__()
-        self._label, self._stream = label, stream
-        self._done_blobs = self._total_blobs = 0
-        self._start = time.monotonic()
-        self._drawn = 0.0
-        self._width = 0
+        from tqdm import tqdm
+
+        self._bar = tqdm(desc=label, total=0, unit="B", unit_scale=True, unit_divisor=1024, file=stream, leave=False)
+
+    @classmethod
+    def on_terminal(cls, label: str, stream: TextIO) -> Bar | None:
+        """Return a bar, or None where `stream` is no terminal, or tqdm is not installed."""
+        if not stream.isatty() or importlib.util.find_spec("tqdm") is None:
+            return None
+        return cls(label, stream)
 
     def blobs(self, done: int, total: int) -> None:
         """See :class:`CountsBlobs`."""
-        self._done_blobs, self._total_blobs = done, total
-        self.call()
+        self._bar.set_postfix_str(f"{done}/{total} blobs", refresh=False)
 
     def call(self, hook_name: str | None = None, **kwargs: Any) -> None:
-        """Draw, but not too often."""
-        moment = time.monotonic()
-        if moment - self._drawn >= self._EVERY:
-            self._drawn = moment
-            self._draw(self.line(moment - self._start))
-
-    def line(self, elapsed: float) -> str:
-        """Return the line after `elapsed` seconds."""
-        size, value = self.size or 0, self.value
-        fraction = min(1.0, value / size) if size else 0.0
-        filled = int(fraction * 20)
-        speed = value / elapsed if elapsed > 0 else 0.0
-        left = f"{(size - value) / speed:.0f} s left" if speed and size > value else ""
-        return (
-            f"{self._label} [{'=' * filled}{' ' * (20 - filled)}] {fraction:4.0%} {human(value)}/{human(size)} "
-            f"{self._done_blobs}/{self._total_blobs} blobs {human(speed)}/s {left}"
-        ).rstrip()
+        """Take over what has been reported; tqdm draws it, but not too often."""
+        self._bar.total = self.size
+        self._bar.update(self.value - self._bar.n)
 
     def close(self) -> None:
         """Remove the line."""
-        if self._width:
-            self._draw("")
-            self._stream.write("\r")
-            self._stream.flush()
-
-    def _draw(self, line: str) -> None:
-        self._stream.write("\r" + line.ljust(self._width))
-        self._stream.flush()
-        self._width = len(line)
+        self._bar.close()
 
 
 def human(size: float) -> str:
