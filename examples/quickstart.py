@@ -28,6 +28,7 @@ EXCLUDE = ["site-packages/", "dist-packages/", "__pycache__/"]
 
 
 def main(folder: Path) -> None:
+    """Run every step on `folder`, and print a table of what happened."""
     rows: list[tuple[str, str, float]] = []
 
     def step(name: str, run: Callable[[Bar | None], T], tell: Callable[[T], str]) -> T:

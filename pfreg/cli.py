@@ -409,7 +409,8 @@ def _lines(result: object) -> Iterator[str]:
         case Verified():
             yield f"{result.cid} at {result.reference}: fine"
             how = "read and verified" if result.deep else "looked up"
-            yield f"{result.blobs} blobs, {human(result.stored)}, {how} in {result.seconds:.2f} s; {_trust(result.trust)}"
+            yield f"{result.blobs} blobs, {human(result.stored)}, {how} in {result.seconds:.2f} s"
+            yield _trust(result.trust)
         case Inspection():
             yield from _inspection(result)
         case Pruned() | Collected():

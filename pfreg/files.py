@@ -24,11 +24,12 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, S
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import partial
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, BinaryIO, NamedTuple, Protocol, TypeVar
 
 from fsspec import AbstractFileSystem
 from fsspec.callbacks import Callback
 
+from pfreg.digest import CHUNK
 from pfreg.errors import AccessDenied, LimitExceeded, PfregError, StorageFull, TransferError, one_line
 from pfreg.layout import partial_name
 
@@ -173,6 +174,18 @@ def _describe(e: Exception, secrets: Sequence[str]) -> tuple[str, bool]:
     return one_line(f"{type(e).__name__}: {clean}", limit=300), not any(secret in raw for secret in secrets)
 
 
+def read_bounded(stream: BinaryIO, path: str, limit: int) -> bytes:
+    """Read `stream`, which is the file at `path`, to its end; what is read at once does not depend on the limit."""
+    pieces: list[bytes] = []
+    left = limit + 1
+    while left and (piece := stream.read(min(left, CHUNK))):
+        pieces.append(piece)
+        left -= len(piece)
+    if not left:
+        raise LimitExceeded(f"more than {limit} bytes", operation="read", place=path)
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
 def bounded(path: str, data: bytes, limit: int) -> bytes:
     """Return `data`, which was read from `path`, unless it is more than was bargained for."""
     if len(data) > limit:
@@ -283,8 +296,8 @@ class SyncFiles(_Remote):
         with self._translated("read", path):
             fs = self._connection()
             try:
-                with fs.open(path, "rb", cache_type="readahead") as stream:
-                    return bounded(path, stream.read(limit + 1), limit)
+                with fs.open(path, "rb") as stream:
+                    return read_bounded(stream, path, limit)
             except FileNotFoundError:
                 return None
 

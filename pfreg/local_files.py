@@ -26,7 +26,7 @@ from fsspec.callbacks import Callback, NoOpCallback
 
 from pfreg.digest import CHUNK
 from pfreg.errors import IntegrityError, LimitExceeded
-from pfreg.files import Found, translated
+from pfreg.files import Found, read_bounded, translated
 from pfreg.layout import partial_name
 
 if sys.platform != "win32":
@@ -73,12 +73,9 @@ class LocalFiles:
         with translated("read", path):
             try:
                 with open_regular(path) as stream:
-                    data = stream.read(limit + 1)
+                    return read_bounded(stream, path, limit)
             except FileNotFoundError:
                 return None
-        if len(data) > limit:
-            raise LimitExceeded(f"more than {limit} bytes", operation="read", place=path)
-        return data
 
     def read_to(self, path: str, local: str, *, limit: int, callback: Callback) -> None:
         """Copy a file out; see :class:`~pfreg.files.Reader`."""
