@@ -170,17 +170,6 @@ class BlobTree:
         except FileNotFoundError:
             raise self.missing(digest) from None
 
-    def chunks(self, digest: Digest, *, limit: int) -> Iterator[bytes]:
-        """Yield the content of one blob in pieces; it is verified when the iteration has ended.
-
-        Raises
-        ------
-        BlobNotFound, LimitExceeded, IntegrityError
-            As :meth:`content` does.
-        """
-        with self.stored_file(digest) as path, self.blaming(digest), open_regular(path) as stream:
-            yield from codec.verified_contents(stream, digest, limit=limit)
-
     def check_file(self, digest: Digest, path: str, *, size: int | None) -> int:
         """Verify that the local file `path` is this blob, in constant memory; return its content's length in bytes."""
         limit = self.limits.blob_bytes if size is None else size

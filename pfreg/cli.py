@@ -203,15 +203,15 @@ def _prune(a: argparse.Namespace) -> Pruned:
 
 
 def _log(a: argparse.Namespace) -> list[Manifest]:
-    return Store(a.store).images()[::-1]
+    return Store(a.store, create=False).images()[::-1]
 
 
 def _gc(a: argparse.Namespace) -> Collected:
-    return Store(a.store).gc(grace=a.grace, dry_run=not a.yes)
+    return Store(a.store, create=False).gc(grace=a.grace, dry_run=not a.yes)
 
 
 def _remove(a: argparse.Namespace) -> None:
-    Store(a.store).remove(engine.cid_of(a.cid))
+    Store(a.store, create=False).remove(engine.cid_of(a.cid))
 
 
 # -- arguments ---------------------------------------------------------------------------------------------------

@@ -202,7 +202,7 @@ def push(
     start = time.perf_counter()
     target = Registry.open(url, storage_options=storage_options)
     order = _Order(history, _base(base, target, storage_options), parse_expect(expect), jobs, Progress(callback))
-    local = open_store(store)
+    local = open_store(store, create=False)
     manifest = local.manifest(cid_of(cid))
     signature = (signer or HmacSigner.for_scheme(target.scheme)).sign(manifest.raw)
     done = _deliver(local, target, manifest, signature, order)
@@ -267,11 +267,11 @@ def pull(
     """
     start = time.perf_counter()
     depth_of(history)
-    source, local = Registry.open(url, storage_options=storage_options), open_store(store)
+    local = open_store(store)
+    source = Registry.open(url, storage_options=storage_options, limits=local.limits)
     image = _read(source, verifier, require_signature, expect)
     content = _ReadThrough(source, local)
     wanted, ancestors = _reach(image.manifest, content, history, local.limits)
-    local.files.flush()
     moved = transfer(source, local, plan(source, local, wanted), jobs=jobs, progress=Progress(callback))
     for manifest in (*reversed(ancestors), image.manifest):
         local.record(manifest)
@@ -347,7 +347,7 @@ def checkout(
 ) -> Cloned:
     """Write the files of an image from a store into a new folder; see :func:`clone`."""
     start = time.perf_counter()
-    local = open_store(store)
+    local = open_store(store, create=False)
     rules = _Rules(set_id, links_inside, jobs, Progress(callback))
     return _place(local, local.manifest(cid_of(cid)), None, target, rules, start)
 
@@ -619,9 +619,9 @@ def cid_of(cid: Cid) -> Digest:
         raise BadOption(f"not a CID: {str(cid)[:80]!r}", hint=e.hint) from None
 
 
-def open_store(store: StorePlace) -> Store:
-    """Return the store that a caller means: itself, or the one in a folder."""
-    return store if isinstance(store, Store) else Store(store)
+def open_store(store: StorePlace, *, create: bool = True) -> Store:
+    """Return the store that a caller means: itself, or the one in a folder, which is made if it is not there."""
+    return store if isinstance(store, Store) else Store(store, create=create)
 
 
 def _base(base: Place | None, target: Registry, options: Options | None) -> Registry | None:
@@ -649,7 +649,7 @@ def _open(
     place: Place, store: StorePlace, options: Options | None, verifier: Verifier | None, require: bool
 ) -> tuple[BlobTree, Manifest, Trust | None]:
     if isinstance(place, Digest) or (isinstance(place, str) and place.startswith("sha256:")):
-        local = open_store(store)
+        local = open_store(store, create=False)
         return local, local.manifest(cid_of(place)), None
     root = Registry.open(place, storage_options=options)
     image = _read(root, verifier, require, None)
@@ -739,15 +739,9 @@ class _ReadThrough:
 
     def __init__(self, source: Registry, store: Store) -> None:
         self._source, self._store = source, store
-        self._seen: dict[Digest, bytes] = {}
         self.blobs = self.size = 0
 
     def __call__(self, digest: Digest, *, limit: int) -> bytes:
-        if digest not in self._seen:
-            self._seen[digest] = self._load(digest, limit)
-        return self._seen[digest]
-
-    def _load(self, digest: Digest, limit: int) -> bytes:
         if digest in self._store.present([digest]):
             with contextlib.suppress(IntegrityError):  # damaged here: fetch it again
                 return self._store.content(digest, limit=limit)
@@ -757,6 +751,7 @@ class _ReadThrough:
             if (found := Digest.of(plain)) != digest:
                 raise IntegrityError(f"content has the digest {found}")
         self._store.files.write_many([(self._store.path_of(digest), stored)])
+        self._store.files.flush()
         self.blobs += 1
         self.size += len(stored)
         return plain

@@ -24,7 +24,7 @@ from pfreg import codec, layout
 from pfreg.blobs import BlobTree
 from pfreg.closure import closure
 from pfreg.digest import CHUNK, Digest
-from pfreg.errors import BadOption, ImageNotFound, IntegrityError, PfregError
+from pfreg.errors import BadOption, FolderNotFound, ImageNotFound, IntegrityError, PfregError
 from pfreg.files import translated
 from pfreg.limits import DEFAULT_LIMITS, Limits
 from pfreg.local_files import LocalFiles, locked, open_regular, write_all
@@ -83,11 +83,18 @@ class Store(BlobTree):
     Parameters
     ----------
     path : path-like, optional
-        The folder; ``$PF_STORE``, else ``~/.processfork``, by default. It is made if it is not there.
+        The folder; ``$PF_STORE``, else ``~/.processfork``, by default.
     level : int
         zstd's level for what is put here. 19 is the original's.
+    create : bool
+        Make the folder if it is not there; otherwise that is an error.
     limits : Limits
         Bounds for what is read.
+
+    Raises
+    ------
+    FolderNotFound
+        If there is no store, and `create` is false.
     """
 
     own_frames = True
@@ -98,6 +105,7 @@ class Store(BlobTree):
         path: str | os.PathLike[str] | None = None,
         *,
         level: int = codec.DEFAULT_LEVEL,
+        create: bool = True,
         limits: Limits = DEFAULT_LIMITS,
     ) -> None:
         folder = os.environ.get("PF_STORE") or "~/.processfork" if path is None else os.fspath(path)
@@ -107,6 +115,9 @@ class Store(BlobTree):
         root = Path(os.path.abspath(os.path.expanduser(folder))).as_posix()
         super().__init__(LocalFiles(), root, name=root, limits=limits)
         self.level = level
+        if not create and not os.path.isdir(f"{root}/{layout.IMAGES}"):
+            hint = "name another with --store, store= or PF_STORE"
+            raise FolderNotFound("no store here", operation="open store", place=root, hint=hint)
         with translated("open store", root):
             os.makedirs(f"{root}/{layout.BLOBS}/sha256", exist_ok=True)
             os.makedirs(f"{root}/{layout.IMAGES}", exist_ok=True)

@@ -33,7 +33,7 @@ from pfreg.digest import Digest
 from pfreg.errors import BadOption, IntegrityError, TargetExists, TreeError
 from pfreg.files import translated
 from pfreg.fstree import Entry, Tree, check_restorable
-from pfreg.local_files import sync_filesystem, sync_folder, write_all
+from pfreg.local_files import open_regular, sync_filesystem, sync_folder, write_all
 from pfreg.progress import Progress
 from pfreg.transfer import run_all, workers
 
@@ -185,11 +185,14 @@ class _Writer:
 
     def _large(self, same: Sequence[Entry]) -> None:
         digest, size = _blob(same[0]), same[0].size
-        for entry in same:
-            written = self._file(entry, self._source.chunks(digest, limit=size))
-            if written != size:
-                raise TreeError(f"content has {written} bytes, the tree says {size}", place=entry.path)
-        self._progress.advance(size)
+        branch = self._progress.branch(size)
+        with self._source.stored_file(digest, limit=stored_bound(size)) as path:
+            for entry in same:
+                with self._source.blaming(digest), open_regular(path) as stored:
+                    written = self._file(entry, codec.verified_contents(stored, digest, limit=size))
+                    if written != size:
+                        raise IntegrityError(f"content has {written} bytes, its tree says {size}")
+        branch.finish()
 
     def _file(self, entry: Entry, chunks: Iterable[bytes]) -> int:
         size = 0

@@ -105,26 +105,9 @@ def test_snapshot_takes_what_it_is_given(run: Run, tree: Path, tmp_path: Path, m
     monkeypatch.setenv("MY_SECRET", "hidden value")
     monkeypatch.setenv("MY_COLOUR", "blue")
     first = ok(run("snapshot", tree)).split()[0]
-    out = ok(
-        run(
-            "snapshot",
-            tree,
-            "--messages",
-            tmp_path / "messages",
-            "--effects",
-            tmp_path / "effects",
-            "--env",
-            "--parent",
-            first,
-            "--exclude",
-            "src/",
-            "--agent-kind",
-            "tester",
-            "--level",
-            19,
-            "--json",
-        )  # fmt: skip
-    )
+    given = ["--messages", tmp_path / "messages", "--effects", tmp_path / "effects", "--env", "--parent", first]
+    chosen = ["--exclude", "src/", "--agent-kind", "tester", "--level", 19, "--json"]
+    out = ok(run("snapshot", tree, *given, *chosen))
     manifest = json.loads(out)["manifest"]
     store = pfreg.Store(tmp_path / "store")
     assert manifest["parents"] == [first]
@@ -159,6 +142,7 @@ def test_a_skipped_file_is_one_line(run: Run, tree: Path) -> None:
         ["snapshot", ".", "--level", "99"],
         ["snapshot", ".", "--messages", "./nothing-here"],
         ["verify", "sha256:" + "0" * 64],
+        ["log", "--store", "./no-store"],
         ["prune", "./x", "--grace", "-1"],
         ["pull", "./x", "--jobs", "0"],
         ["pull", "./x", "--history", "some"],
