@@ -40,7 +40,7 @@ from pfreg.registry import Keeps, Published, Registry, parse_expect
 from pfreg.results import Cloned, Copied, Inspection, LayerSize, Pruned, Pulled, Pushed, Verified
 from pfreg.signing import HmacSigner, HmacVerifier, Signer, Trust, Verifier, check_signature
 from pfreg.store import GRACE, Store, check_grace
-from pfreg.transfer import Moved, check_blobs, plan, transfer, workers
+from pfreg.transfer import Moved, check_blobs, confirm, plan, transfer, workers
 from pfreg.world_checkout import SetId, checkout_tree
 from pfreg.world_snapshot import Snapshotted, snapshot_folder
 
@@ -685,6 +685,8 @@ def _deliver(source: BlobTree, target: Registry, manifest: Manifest, signature: 
         return _Delivered(moved, 1 + len(ancestors), published=False)
     with target.commit():
         moved = transfer(source, target, todo, base=order.base, jobs=order.jobs, progress=order.progress)
+        if not target.transactional:
+            confirm(target, todo.todo)
         target.keep(list(todo.skipped))
         target.publish(manifest.raw, signature, expect=order.expect)
     return _Delivered(moved, 1 + len(ancestors), published=True)

@@ -185,11 +185,16 @@ class Registry(BlobTree):
     @contextlib.contextmanager
     def commit(self) -> Iterator[None]:
         """Write inside this block: on a filesystem whose transaction is its commit, it is one."""
-        if isinstance(self.fs, CommitsByTransaction) and self.fs.transaction_is_commit:
+        if self.transactional:
             with self.fs.transaction:
                 yield
         else:
             yield
+
+    @property
+    def transactional(self) -> bool:
+        """Whether the filesystem's transaction is its commit, so that nothing is to be seen before it ends."""
+        return isinstance(self.fs, CommitsByTransaction) and self.fs.transaction_is_commit
 
     def keep(self, digests: Sequence[Digest]) -> None:
         """Name blobs that are there already, where the commit would drop them otherwise."""
@@ -209,15 +214,14 @@ class Registry(BlobTree):
         Conflict
             If the root holds another image than `expect`.
         """
-        transactional = isinstance(self.fs, CommitsByTransaction)
         with self._exclusively():
             self.check_expect(expect)
-            before = signature if transactional else self._bridged(manifest, signature)
+            before = signature if self.transactional else self._bridged(manifest, signature)
             self._write(layout.SIGNATURE, before)
             self._write(layout.MANIFEST, manifest)
             if before != signature:
                 self._write(layout.SIGNATURE, signature)
-        if not transactional:
+        if not self.transactional:
             self._mend(manifest, signature)
 
     def _bridged(self, manifest: bytes, signature: bytes) -> bytes:
@@ -226,9 +230,9 @@ class Registry(BlobTree):
         if there is None or there == manifest or beside is None:
             return signature
         beside = signature_of(there, beside, limits=self.limits)
-        return (
-            bridge(signature, beside, limits=self.limits) if _signed_manifest(beside) == Digest.of(there) else signature
-        )
+        if _signed_manifest(beside) != Digest.of(there):
+            return signature
+        return bridge(signature, beside, limits=self.limits)
 
     def check_expect(self, expect: Digest | str | None) -> None:
         """Raise Conflict if the root holds another image than `expect`; None expects nothing."""

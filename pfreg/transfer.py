@@ -7,6 +7,8 @@ Rules
 - What is sent are the stored bytes, never compressed anew, and only after their content has been verified. Where the
   target is local, what is verified are the very bytes that get the name.
 - Blobs that ``base`` has are copied by the filesystem itself.
+- A remote filesystem that says "written" is not believed: before anything is published, one more look has to show every
+  blob with its stored size.
 - Small blobs move in batches, large ones alone, through files: memory is bounded by jobs, not by blobs.
 - When something fails, nothing more is started, what was verified stays, and the error is raised: a second run sends
   the rest.
@@ -22,11 +24,11 @@ from typing import TypeVar
 
 from pfreg.blobs import SMALL, BlobTree, Staging, check_content
 from pfreg.digest import Digest
-from pfreg.errors import BadOption, IntegrityError, UnsupportedRegistry
+from pfreg.errors import BadOption, IntegrityError, TransferError, UnsupportedRegistry
 from pfreg.local_files import LocalFiles
 from pfreg.progress import Progress
 
-__all__ = ["Moved", "Plan", "check_blobs", "plan", "run_all", "transfer", "workers"]
+__all__ = ["Moved", "Plan", "check_blobs", "confirm", "plan", "run_all", "transfer", "workers"]
 
 T = TypeVar("T")
 Wanted = Mapping[Digest, "int | None"]
@@ -142,6 +144,27 @@ def transfer(
         skipped=len(skipped),
         skipped_bytes=sum(skipped.values()),
     )
+
+
+def confirm(target: BlobTree, sent: Mapping[Digest, int]) -> None:
+    """Look whether the blobs that were sent are there, with their stored sizes; local files need no second look.
+
+    Raises
+    ------
+    TransferError
+        If one is not.
+    """
+    if isinstance(target.files, LocalFiles) or not sent:
+        return
+    there = target.present(sent)
+    for digest, size in sent.items():
+        if there.get(digest) != size:
+            raise TransferError(
+                f"blob {digest} was written, but {there.get(digest, 'none')} of its {size} bytes are there",
+                operation="confirm",
+                place=target.name,
+                hint="run it again: what arrived is not sent again",
+            )
 
 
 def workers(jobs: int | None, *trees: BlobTree) -> int:
