@@ -29,7 +29,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 from fsspec import AbstractFileSystem
 from fsspec.callbacks import Callback
 
-from pfreg.errors import AccessDenied, LimitExceeded, PfregError, StorageFull, TransferError, one_line
+from pfreg.errors import AccessDenied, FolderNotFound, LimitExceeded, PfregError, StorageFull, TransferError, one_line
 from pfreg.layout import partial_name
 
 __all__ = ["AsyncFiles", "Copier", "Files", "Found", "Lister", "Reader", "Remover", "SyncFiles", "Writer", "translated"]
@@ -143,13 +143,17 @@ class Files(Reader, Writer, Lister, Copier, Remover, Protocol):
 
 
 @contextlib.contextmanager
-def translated(operation: str, place: str, *, secrets: Sequence[str] = ()) -> Iterator[None]:
-    """Turn what a foreign filesystem raises into pfreg's errors; a FileNotFoundError passes as it is."""
+def translated(
+    operation: str, place: str, *, secrets: Sequence[str] = (), absent_passes: bool = False
+) -> Iterator[None]:
+    """Turn what a foreign filesystem raises into pfreg's errors; a FileNotFoundError too, unless that is an answer."""
     try:
         yield
-    except (PfregError, FileNotFoundError, NotImplementedError):
+    except (PfregError, NotImplementedError):
         raise
     except Exception as e:  # noqa: BLE001 - whatever a filesystem raises is re-raised as one of ours
+        if absent_passes and isinstance(e, FileNotFoundError):
+            raise
         problem, clean = _describe(e, secrets)
         kind, hint = _kind(e)
         # A cause that holds a secret is cut off, or a traceback would print it.
@@ -159,6 +163,8 @@ def translated(operation: str, place: str, *, secrets: Sequence[str] = ()) -> It
 def _kind(e: Exception) -> tuple[type[PfregError], str]:
     if isinstance(e, PermissionError):
         return AccessDenied, "check the credentials and their permissions"
+    if isinstance(e, FileNotFoundError):
+        return FolderNotFound, "a folder or bucket is not there, or was removed meanwhile"
     if isinstance(e, OSError) and e.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return StorageFull, "free some space and run it again: what was sent is not sent again"
     return TransferError, "run it again: what was sent is not sent again"
@@ -234,8 +240,10 @@ class _Remote:
     def flush(self) -> None:
         """Do nothing: a remote file is there when its write returns."""
 
-    def _translated(self, operation: str, place: str) -> contextlib.AbstractContextManager[None]:
-        return translated(operation, place, secrets=self._secrets)
+    def _translated(
+        self, operation: str, place: str, *, absent_passes: bool = False
+    ) -> contextlib.AbstractContextManager[None]:
+        return translated(operation, place, secrets=self._secrets, absent_passes=absent_passes)
 
     def _listed(self, found: Mapping[str, Mapping[str, Any]]) -> dict[str, Found]:
         entries = ((path, _found(info, path)) for path, info in found.items())
@@ -290,7 +298,7 @@ class SyncFiles(_Remote):
 
     def read_to(self, path: str, local: str, *, limit: int, callback: Callback) -> None:
         """Download a file; see :class:`Reader`."""
-        with self._translated("read", path):
+        with self._translated("read", path, absent_passes=True):
             self._connection().get_file(path, local, callback=_Bound(limit, path, callback))
 
     def write_many(self, items: Sequence[tuple[str, bytes]]) -> None:
@@ -416,7 +424,7 @@ class AsyncFiles(_Remote):
 
     def read_to(self, path: str, local: str, *, limit: int, callback: Callback) -> None:
         """Download a file; see :class:`Reader`."""
-        with self._translated("read", path):
+        with self._translated("read", path, absent_passes=True):
             self._run(self.fs._get_file(path, local, callback=_Bound(limit, path, callback)))
 
     def write_many(self, items: Sequence[tuple[str, bytes]]) -> None:

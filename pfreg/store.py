@@ -132,7 +132,7 @@ class Store(BlobTree):
         if isinstance(content, bytes | bytearray | memoryview):
             (done,) = self.stage_many([bytes(content)])
         elif isinstance(content, str | os.PathLike):
-            with translated("read", os.fspath(content)), open_regular(os.fspath(content)) as stream:
+            with translated("read", os.fspath(content), absent_passes=True), open_regular(os.fspath(content)) as stream:
                 done = self.stage_stream(stream)
         else:
             done = self.stage_stream(content)

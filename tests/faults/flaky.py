@@ -104,7 +104,9 @@ class World:
         if operation == "find":
             names = sorted(result)
             kept = names[::2] if short else names
-            return {name: result[name] if short else {**result[name], "size": result[name]["size"] + 1} for name in kept}
+            return {
+                name: result[name] if short else {**result[name], "size": result[name]["size"] + 1} for name in kept
+            }
         return {**result, "size": (result["size"] or 0) + 1}
 
     # -- the plain operations ----------------------------------------------------------------------------------------

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import stat
 from pathlib import Path
 from typing import Any
 
@@ -31,20 +30,6 @@ def make_tree(folder: Path, *, seed: int = 1, files: int = 4) -> Path:
     (folder / "sub" / "f0.txt").chmod(0o750)
     (folder / "link").symlink_to("sub/f1.txt")
     return folder
-
-
-def described(folder: Path) -> dict[str, tuple[Any, ...]]:
-    """Return everything below `folder`: kinds, modes, contents, targets of links."""
-    found: dict[str, tuple[Any, ...]] = {}
-    for path in sorted(folder.rglob("*")):
-        status = path.lstat()
-        mode = stat.S_IMODE(status.st_mode)
-        name = path.relative_to(folder).as_posix()
-        if path.is_symlink():
-            found[name] = ("link", os.readlink(path))
-        else:
-            found[name] = ("folder", mode) if path.is_dir() else ("file", mode, path.read_bytes())
-    return found
 
 
 def reach(store: pfreg.Store, image: Any) -> set[Digest]:
