@@ -270,8 +270,10 @@ def pull(
     source, local = Registry.open(url, storage_options=storage_options), open_store(store)
     image = _read(source, verifier, require_signature, expect)
     content = _ReadThrough(source, local)
-    wanted, ancestors = _reach(image.manifest, content, history, local.limits)
-    local.files.flush()
+    try:
+        wanted, ancestors = _reach(image.manifest, content, history, local.limits)
+    finally:
+        local.files.flush()
     moved = transfer(source, local, plan(source, local, wanted), jobs=jobs, progress=Progress(callback))
     for manifest in (*reversed(ancestors), image.manifest):
         local.record(manifest)

@@ -257,9 +257,10 @@ def _copy_from_base(
     copied = {digest: size for digest, size in todo.items() if has.get(digest) == size}
     try:
         target.files.copy_many([(base.path_of(digest), target.path_of(digest)) for digest in copied])
-        target.files.flush()
     except (NotImplementedError, UnsupportedRegistry):
         return {}  # this filesystem has no copy of its own
+    finally:
+        target.files.flush()
     progress.advance(sum(copied.values()), blobs=len(copied))
     return copied
 
