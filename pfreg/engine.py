@@ -556,7 +556,8 @@ def prune(
     before = time.time() - grace
     doomed: dict[str, int] = {}
     kept = 0
-    for path, found in root.files.find(root.path_in(layout.BLOBS)).items():
+    partial = {path: found for path, found in root.files.find(root.path).items() if layout.is_partial(path)}
+    for path, found in (root.files.find(root.path_in(layout.BLOBS)) | partial).items():
         digest = layout.digest_of_blob(path)
         stale = found.modified < before if found.modified is not None else grace == 0
         if stale and (layout.is_partial(path) if digest is None else digest not in reachable):

@@ -311,7 +311,8 @@ class Store(BlobTree):
             reachable = self._reachable()
             removed: list[str] = []
             freed = kept = 0
-            for path, found in self.files.find(self.path_in(layout.BLOBS)).items():
+            here = self.files.find(self.path_in(layout.BLOBS)) | self.files.find(self.path_in(layout.IMAGES))
+            for path, found in here.items():
                 digest = layout.digest_of_blob(path)
                 stale = found.modified is not None and found.modified < before
                 if stale and (layout.is_partial(path) if digest is None else digest not in reachable):
