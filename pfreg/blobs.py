@@ -13,14 +13,14 @@ import contextlib
 import os
 import tempfile
 from collections.abc import Collection, Iterator, Sequence
-from typing import Protocol, runtime_checkable
+from typing import BinaryIO, Protocol, runtime_checkable
 
 from fsspec.callbacks import Callback, NoOpCallback
 
 from pfreg import codec, layout
 from pfreg.digest import Digest
-from pfreg.errors import AccessDenied, BlobNotFound, IntegrityError, LimitExceeded
-from pfreg.files import Files, Found
+from pfreg.errors import AccessDenied, BlobNotFound, IntegrityError, LimitExceeded, PfregError
+from pfreg.files import Files, Found, translated
 from pfreg.limits import DEFAULT_LIMITS, Limits
 from pfreg.local_files import LocalFiles, open_regular
 
@@ -173,11 +173,20 @@ class BlobTree:
     def check_file(self, digest: Digest, path: str, *, size: int | None) -> int:
         """Verify that the local file `path` is this blob, in constant memory; return its content's length in bytes."""
         limit = self.limits.blob_bytes if size is None else size
-        with self.blaming(digest), open_regular(path) as stream:
+        with self._opened(digest, path) as stream:
             found = sum(map(len, codec.verified_contents(stream, digest, limit=limit)))
             if size is not None and found != size:
                 raise IntegrityError(f"content has {found} bytes, its tree says {size}")
         return found
+
+    @contextlib.contextmanager
+    def _opened(self, digest: Digest, path: str) -> Iterator[BinaryIO]:
+        """Open the local file that is to be this blob; whatever is wrong with it is told as the blob's."""
+        try:
+            with translated("read", path, absent_passes=True), self.blaming(digest), open_regular(path) as stream:
+                yield stream
+        except FileNotFoundError as e:
+            raise e if isinstance(e, PfregError) else self.missing(digest) from None
 
     def missing(self, digest: Digest) -> BlobNotFound:
         """Return the error that says that a blob is not here."""

@@ -40,7 +40,7 @@ from pfreg.registry import Keeps, Published, Registry, parse_expect
 from pfreg.results import Cloned, Copied, Inspection, LayerSize, Pruned, Pulled, Pushed, Verified
 from pfreg.signing import HmacSigner, HmacVerifier, Signer, Trust, Verifier, check_signature
 from pfreg.store import GRACE, Store, check_grace
-from pfreg.transfer import Moved, check_blobs, plan, transfer, workers
+from pfreg.transfer import Moved, check_blobs, confirm, plan, transfer, workers
 from pfreg.world_checkout import SetId, checkout_tree
 from pfreg.world_snapshot import Snapshotted, snapshot_folder
 
@@ -271,7 +271,10 @@ def pull(
     source = Registry.open(url, storage_options=storage_options, limits=local.limits)
     image = _read(source, verifier, require_signature, expect)
     content = _ReadThrough(source, local)
-    wanted, ancestors = _reach(image.manifest, content, history, local.limits)
+    try:
+        wanted, ancestors = _reach(image.manifest, content, history, local.limits)
+    finally:
+        local.files.flush()
     moved = transfer(source, local, plan(source, local, wanted), jobs=jobs, progress=Progress(callback))
     for manifest in (*reversed(ancestors), image.manifest):
         local.record(manifest)
@@ -554,7 +557,8 @@ def prune(
     before = time.time() - grace
     doomed: dict[str, int] = {}
     kept = 0
-    for path, found in root.files.find(root.path_in(layout.BLOBS)).items():
+    partial = {path: found for path, found in root.files.find(root.path).items() if layout.is_partial(path)}
+    for path, found in (root.files.find(root.path_in(layout.BLOBS)) | partial).items():
         digest = layout.digest_of_blob(path)
         stale = found.modified < before if found.modified is not None else grace == 0
         if stale and (layout.is_partial(path) if digest is None else digest not in reachable):
@@ -685,6 +689,8 @@ def _deliver(source: BlobTree, target: Registry, manifest: Manifest, signature: 
         return _Delivered(moved, 1 + len(ancestors), published=False)
     with target.commit():
         moved = transfer(source, target, todo, base=order.base, jobs=order.jobs, progress=order.progress)
+        if not target.transactional:
+            confirm(target, todo.todo)
         target.keep(list(todo.skipped))
         target.publish(manifest.raw, signature, expect=order.expect)
     return _Delivered(moved, 1 + len(ancestors), published=True)

@@ -30,7 +30,7 @@ from fsspec import AbstractFileSystem
 from fsspec.callbacks import Callback
 
 from pfreg.digest import CHUNK
-from pfreg.errors import AccessDenied, LimitExceeded, PfregError, StorageFull, TransferError, one_line
+from pfreg.errors import AccessDenied, FolderNotFound, LimitExceeded, PfregError, StorageFull, TransferError, one_line
 from pfreg.layout import partial_name
 
 __all__ = ["AsyncFiles", "Copier", "Files", "Found", "Lister", "Reader", "Remover", "SyncFiles", "Writer", "translated"]
@@ -144,13 +144,17 @@ class Files(Reader, Writer, Lister, Copier, Remover, Protocol):
 
 
 @contextlib.contextmanager
-def translated(operation: str, place: str, *, secrets: Sequence[str] = ()) -> Iterator[None]:
-    """Turn what a foreign filesystem raises into pfreg's errors; a FileNotFoundError passes as it is."""
+def translated(
+    operation: str, place: str, *, secrets: Sequence[str] = (), absent_passes: bool = False
+) -> Iterator[None]:
+    """Turn what a foreign filesystem raises into pfreg's errors; a FileNotFoundError too, unless that is an answer."""
     try:
         yield
-    except (PfregError, FileNotFoundError, NotImplementedError):
+    except (PfregError, NotImplementedError):
         raise
-    except Exception as e:  # noqa: BLE001 - whatever a filesystem raises is re-raised as one of ours
+    except Exception as e:
+        if absent_passes and isinstance(e, FileNotFoundError):
+            raise
         problem, clean = _describe(e, secrets)
         kind, hint = _kind(e)
         # A cause that holds a secret is cut off, or a traceback would print it.
@@ -160,6 +164,8 @@ def translated(operation: str, place: str, *, secrets: Sequence[str] = ()) -> It
 def _kind(e: Exception) -> tuple[type[PfregError], str]:
     if isinstance(e, PermissionError):
         return AccessDenied, "check the credentials and their permissions"
+    if isinstance(e, FileNotFoundError):
+        return FolderNotFound, "a folder or bucket is not there, or was removed meanwhile"
     if isinstance(e, OSError) and e.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return StorageFull, "free some space and run it again: it goes on where it stopped"
     return TransferError, "check connection and credentials, then run it again: it goes on where it stopped"
@@ -174,13 +180,13 @@ def _describe(e: Exception, secrets: Sequence[str]) -> tuple[str, bool]:
     return one_line(f"{type(e).__name__}: {clean}", limit=300), not any(secret in raw for secret in secrets)
 
 
-def read_bounded(stream: BinaryIO, path: str, limit: int) -> bytes:
-    """Read `stream`, which is the file at `path`, to its end; what is read at once does not depend on the limit."""
+def read_bounded(stream: BinaryIO, path: str, limit: int, *, piece: int = CHUNK) -> bytes:
+    """Read `stream`, the file at `path`, to its end, `piece` bytes at a time: some allocate what they are asked."""
     pieces: list[bytes] = []
     left = limit + 1
-    while left and (piece := stream.read(min(left, CHUNK))):
-        pieces.append(piece)
-        left -= len(piece)
+    while left and (data := stream.read(min(left, piece))):
+        pieces.append(data)
+        left -= len(data)
     if not left:
         raise LimitExceeded(f"more than {limit} bytes", operation="read", place=path)
     return pieces[0] if len(pieces) == 1 else b"".join(pieces)
@@ -247,8 +253,10 @@ class _Remote:
     def flush(self) -> None:
         """Do nothing: a remote file is there when its write returns."""
 
-    def _translated(self, operation: str, place: str) -> contextlib.AbstractContextManager[None]:
-        return translated(operation, place, secrets=self._secrets)
+    def _translated(
+        self, operation: str, place: str, *, absent_passes: bool = False
+    ) -> contextlib.AbstractContextManager[None]:
+        return translated(operation, place, secrets=self._secrets, absent_passes=absent_passes)
 
     def _listed(self, found: Mapping[str, Mapping[str, Any]]) -> dict[str, Found]:
         entries = ((path, _found(info, path)) for path, info in found.items())
@@ -303,7 +311,7 @@ class SyncFiles(_Remote):
 
     def read_to(self, path: str, local: str, *, limit: int, callback: Callback) -> None:
         """Download a file; see :class:`Reader`."""
-        with self._translated("read", path):
+        with self._translated("read", path, absent_passes=True):
             self._connection().get_file(path, local, callback=_Bound(limit, path, callback))
 
     def write_many(self, items: Sequence[tuple[str, bytes]]) -> None:
@@ -429,7 +437,7 @@ class AsyncFiles(_Remote):
 
     def read_to(self, path: str, local: str, *, limit: int, callback: Callback) -> None:
         """Download a file; see :class:`Reader`."""
-        with self._translated("read", path):
+        with self._translated("read", path, absent_passes=True):
             self._run(self.fs._get_file(path, local, callback=_Bound(limit, path, callback)))
 
     def write_many(self, items: Sequence[tuple[str, bytes]]) -> None:

@@ -73,13 +73,20 @@ class LocalFiles:
         with translated("read", path):
             try:
                 with open_regular(path) as stream:
-                    return read_bounded(stream, path, limit)
+                    size = os.fstat(stream.fileno()).st_size
+                    if size > limit:
+                        raise LimitExceeded(f"{size} bytes, more than {limit}", operation="read", place=path)
+                    return read_bounded(stream, path, limit, piece=size + 1)
             except FileNotFoundError:
                 return None
 
     def read_to(self, path: str, local: str, *, limit: int, callback: Callback) -> None:
         """Copy a file out; see :class:`~pfreg.files.Reader`."""
-        with translated("read", path), open_regular(path) as source, open(local, "wb") as target:
+        with (
+            translated("read", path, absent_passes=True),
+            open_regular(path) as source,
+            open(local, "wb") as target,
+        ):
             if os.fstat(source.fileno()).st_size > limit:
                 raise LimitExceeded(f"more than {limit} bytes", operation="read", place=path)
             _copy_stream(source.fileno(), target.fileno(), callback)
@@ -115,7 +122,9 @@ class LocalFiles:
     def adopt(self, temporary: str, path: str) -> None:
         """Stage the complete file `temporary`, which is on the same file system, as `path`."""
         self._make_folder(os.path.dirname(path))
-        self._stage(temporary, path, os.stat(temporary).st_size)
+        with translated("write", path):
+            size = os.stat(temporary).st_size
+        self._stage(temporary, path, size)
 
     def _make_folder(self, folder: str) -> None:
         if folder in self._known_folders:

@@ -3,8 +3,10 @@
 Rules
 -----
 - The manifest is written last; a reader who finds one finds everything that it reaches.
-- Manifest and signature are two files. A reader that sees them disagree reads both again, a few times, before it says
-  "torn"; a publisher looks afterwards whether they agree, and mends it if another publisher came in between.
+- Manifest and signature are two files. While one image replaces another, the signature file vouches for both
+  (``signing.bridge``), so that the place holds a whole image whenever, and wherever, a publisher stops.
+- A reader that sees the two disagree all the same reads both again, a few times, before it says "torn"; a publisher
+  looks afterwards whether they agree, and mends it if another publisher came in between.
 - In local folders, and in memory, publishing is serialised by a lock, and ``expect=`` is exact. Elsewhere it is checked
   last thing before the manifest is written, unless the filesystem can compare and swap.
 - On a filesystem whose transaction is its commit, everything between blobs and manifest happens inside one.
@@ -27,7 +29,7 @@ from pfreg.limits import DEFAULT_LIMITS, Limits
 from pfreg.local_files import LocalFiles, locked
 from pfreg.manifest import Manifest
 from pfreg.reference import Location, locate
-from pfreg.signing import Signature, Trust, Verifier, check_signature
+from pfreg.signing import Signature, Trust, Verifier, bridge, check_signature, signature_of
 
 __all__ = ["ABSENT", "CommitsByTransaction", "Keeps", "Published", "Registry", "parse_expect"]
 
@@ -144,10 +146,11 @@ class Registry(BlobTree):
             try:
                 if signature is None:
                     raise SignatureError("manifest.json.sig is missing", hint="push the image again")
+                ours = signature_of(manifest, signature, limits=self.limits)
                 trust = check_signature(
-                    manifest, signature, verifier=verifier, require_signature=require_signature, limits=self.limits
+                    manifest, ours, verifier=verifier, require_signature=require_signature, limits=self.limits
                 )
-                return Published(Manifest.from_bytes(manifest, limits=self.limits), signature, trust)
+                return Published(Manifest.from_bytes(manifest, limits=self.limits), ours, trust)
             except (SignatureError, IntegrityError) as e:
                 error = e
             if self._settled(manifest, signature, turn):
@@ -182,11 +185,16 @@ class Registry(BlobTree):
     @contextlib.contextmanager
     def commit(self) -> Iterator[None]:
         """Write inside this block: on a filesystem whose transaction is its commit, it is one."""
-        if isinstance(self.fs, CommitsByTransaction) and self.fs.transaction_is_commit:
+        if self.transactional:
             with self.fs.transaction:
                 yield
         else:
             yield
+
+    @property
+    def transactional(self) -> bool:
+        """Whether the filesystem's transaction is its commit, so that nothing is to be seen before it ends."""
+        return isinstance(self.fs, CommitsByTransaction) and self.fs.transaction_is_commit
 
     def keep(self, digests: Sequence[Digest]) -> None:
         """Name blobs that are there already, where the commit would drop them otherwise."""
@@ -206,13 +214,25 @@ class Registry(BlobTree):
         Conflict
             If the root holds another image than `expect`.
         """
-        transactional = isinstance(self.fs, CommitsByTransaction)
         with self._exclusively():
             self.check_expect(expect)
-            self._write(layout.SIGNATURE, signature)
+            before = signature if self.transactional else self._bridged(manifest, signature)
+            self._write(layout.SIGNATURE, before)
             self._write(layout.MANIFEST, manifest)
-        if not transactional:
+            if before != signature:
+                self._write(layout.SIGNATURE, signature)
+        if not self.transactional:
             self._mend(manifest, signature)
+
+    def _bridged(self, manifest: bytes, signature: bytes) -> bytes:
+        """Return the signature with the one of the image that is there, which stays whole until it is replaced."""
+        there, beside = self.current()
+        if there is None or there == manifest or beside is None:
+            return signature
+        beside = signature_of(there, beside, limits=self.limits)
+        if _signed_manifest(beside) != Digest.of(there):
+            return signature
+        return bridge(signature, beside, limits=self.limits)
 
     def check_expect(self, expect: Digest | str | None) -> None:
         """Raise Conflict if the root holds another image than `expect`; None expects nothing."""
@@ -252,6 +272,7 @@ class Registry(BlobTree):
             there, beside = self.current()
             if there is None:
                 return
+            beside = None if beside is None else signature_of(there, beside, limits=self.limits)
             cid, signs = Digest.of(there), _signed_manifest(beside)
             if signs == cid:
                 return
@@ -259,8 +280,17 @@ class Registry(BlobTree):
                 known[signs] = beside
             if cid in known:
                 self._write(layout.SIGNATURE, known[cid])
-            else:
+            elif turn < _READS - 2:
                 time.sleep(_PAUSE * 2**turn)
+            else:  # nobody comes any more to sign what is there: what was asked for here takes its place
+                self._write(layout.SIGNATURE, signature)
+                self._write(layout.MANIFEST, manifest)
+        raise TornImage(
+            "manifest and signature do not agree after publishing",
+            operation="publish",
+            place=self.name,
+            hint="others are publishing here, or the filesystem loses writes; push again",
+        )
 
 
 def parse_expect(expect: str | Digest | None) -> Digest | str | None:

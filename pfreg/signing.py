@@ -8,6 +8,8 @@ Rules
 - The original signs with a *published* default key unless a secret is set. That proves nothing: it is reported as
   unsigned, never as verified.
 - Once a secret is configured only that one counts: the default key fails then, too.
+- A manifest that replaces another is preceded by its signature, with the other's inside (``previous``): so at every
+  moment, whoever stops where, the file vouches for the manifest that is there. The original ignores the field.
 - Signatures are compared in constant time. No secret appears in a ``repr``, an error or a result.
 
 HMAC is what the original knows. Real keys are further :class:`Signer` and :class:`Verifier` classes, which carry their
@@ -36,8 +38,10 @@ __all__ = [
     "Signer",
     "Trust",
     "Verifier",
+    "bridge",
     "check_signature",
     "secret_variable",
+    "signature_of",
 ]
 
 ALGORITHM = "hmac-sha256"
@@ -83,12 +87,15 @@ class Signature:
         64 hexadecimal digits.
     bundle : str or None
         Room for signatures of real keys.
+    previous : str or None
+        The signature of the manifest that this one is about to replace, as the text of its file.
     """
 
     raw: bytes
     manifest_digest: Digest
     signature: str
     bundle: str | None = None
+    previous: str | None = None
 
     @classmethod
     def from_bytes(cls, raw: bytes, *, limits: Limits = DEFAULT_LIMITS) -> Signature:
@@ -111,12 +118,13 @@ class Signature:
             raise IntegrityError("not a JSON object")
         if value.get("algorithm") != ALGORITHM:
             raise SignatureError(f"algorithm {str(value.get('algorithm'))[:80]!r} is not {ALGORITHM}")
-        digest, signature, bundle = (value.get(name) for name in ("manifest_digest", "signature", "bundle"))
+        names = ("manifest_digest", "signature", "bundle", "previous")
+        digest, signature, bundle, previous = (value.get(name) for name in names)
         if not isinstance(digest, str) or not isinstance(signature, str) or not _HEX.match(signature):
             raise IntegrityError("manifest_digest and signature must be 64 lower-case hex digits")
-        if bundle is not None and not isinstance(bundle, str):
-            raise IntegrityError("bundle must be a string")
-        return cls(bytes(raw), Digest(digest), signature, bundle)
+        if not isinstance(bundle, str | None) or not isinstance(previous, str | None):
+            raise IntegrityError("bundle and previous must be strings")
+        return cls(bytes(raw), Digest(digest), signature, bundle, previous)
 
 
 class Signer(Protocol):
@@ -232,6 +240,40 @@ def check_signature(
     if require_signature and trust.status != "verified":
         raise SignatureError("only signed with the published default key, and a signature is required")
     return trust
+
+
+def bridge(signature: bytes, there: bytes, *, limits: Limits = DEFAULT_LIMITS) -> bytes:
+    """Return `signature` with the one `there`, that of the manifest which is about to be replaced, as ``previous``.
+
+    Where that is impossible, because one of them has another form or there is no room, it is `signature` as it is.
+    """
+    try:
+        Signature.from_bytes(there, limits=limits)
+        value = strict_json.loads(signature, max_bytes=limits.signature_bytes, max_depth=limits.json_depth)
+        if not isinstance(value, dict):
+            return signature
+        both = strict_json.dumps({**value, "previous": there.decode("utf-8")})
+    except (SignatureError, IntegrityError):
+        return signature
+    return both if len(both) <= limits.signature_bytes else signature
+
+
+def signature_of(manifest: bytes, found: bytes, *, limits: Limits = DEFAULT_LIMITS) -> bytes:
+    """Return what the signature file `found` has to say about `manifest`.
+
+    That is `found` itself; without its ``previous``, if it has one; or that ``previous``, if that is about `manifest`.
+    """
+    try:
+        outer = Signature.from_bytes(found, limits=limits)
+        if outer.previous is None:
+            return found
+        inner = outer.previous.encode("utf-8")
+        if Signature.from_bytes(inner, limits=limits).manifest_digest == Digest.of(manifest) != outer.manifest_digest:
+            return inner
+    except SignatureError:
+        return found
+    value = strict_json.loads(found, max_bytes=limits.signature_bytes, max_depth=limits.json_depth)
+    return strict_json.dumps({name: field for name, field in value.items() if name != "previous"})
 
 
 def _hmac(key: bytes, manifest: bytes) -> str:

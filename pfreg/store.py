@@ -143,7 +143,7 @@ class Store(BlobTree):
         if isinstance(content, bytes | bytearray | memoryview):
             (done,) = self.stage_many([bytes(content)])
         elif isinstance(content, str | os.PathLike):
-            with translated("read", os.fspath(content)), open_regular(os.fspath(content)) as stream:
+            with translated("read", os.fspath(content), absent_passes=True), open_regular(os.fspath(content)) as stream:
                 done = self.stage_stream(stream)
         else:
             done = self.stage_stream(content)
@@ -322,7 +322,8 @@ class Store(BlobTree):
             reachable = self._reachable()
             removed: list[str] = []
             freed = kept = 0
-            for path, found in self.files.find(self.path_in(layout.BLOBS)).items():
+            here = self.files.find(self.path_in(layout.BLOBS)) | self.files.find(self.path_in(layout.IMAGES))
+            for path, found in here.items():
                 digest = layout.digest_of_blob(path)
                 stale = found.modified is not None and found.modified < before
                 if stale and (layout.is_partial(path) if digest is None else digest not in reachable):

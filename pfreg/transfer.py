@@ -7,6 +7,8 @@ Rules
 - What is sent are the stored bytes, never compressed anew, and only after their content has been verified. Where the
   target is local, what is verified are the very bytes that get the name.
 - Blobs that ``base`` has are copied by the filesystem itself.
+- A remote filesystem that says "written" is not believed: before anything is published, one more look has to show every
+  blob with its stored size.
 - Small blobs move in batches, large ones alone, through files: memory is bounded by jobs, not by blobs.
 - When something fails, nothing more is started, what was verified stays, and the error is raised: a second run sends
   the rest.
@@ -22,11 +24,11 @@ from typing import TypeVar
 
 from pfreg.blobs import SMALL, BlobTree, Staging, check_content
 from pfreg.digest import Digest
-from pfreg.errors import BadOption, IntegrityError, UnsupportedRegistry
+from pfreg.errors import BadOption, IntegrityError, TransferError, UnsupportedRegistry
 from pfreg.local_files import LocalFiles
 from pfreg.progress import Progress
 
-__all__ = ["Moved", "Plan", "check_blobs", "plan", "run_all", "transfer", "workers"]
+__all__ = ["Moved", "Plan", "check_blobs", "confirm", "plan", "run_all", "transfer", "workers"]
 
 T = TypeVar("T")
 Wanted = Mapping[Digest, "int | None"]
@@ -144,6 +146,27 @@ def transfer(
     )
 
 
+def confirm(target: BlobTree, sent: Mapping[Digest, int]) -> None:
+    """Look whether the blobs that were sent are there, with their stored sizes; local files need no second look.
+
+    Raises
+    ------
+    TransferError
+        If one is not.
+    """
+    if isinstance(target.files, LocalFiles) or not sent:
+        return
+    there = target.present(sent)
+    for digest, size in sent.items():
+        if there.get(digest) != size:
+            raise TransferError(
+                f"blob {digest} was written, but {there.get(digest, 'none')} of its {size} bytes are there",
+                operation="confirm",
+                place=target.name,
+                hint="run it again: what arrived is not sent again",
+            )
+
+
 def workers(jobs: int | None, *trees: BlobTree) -> int:
     """Return how many threads to use: `jobs`, or as many as the filesystems make good use of.
 
@@ -234,9 +257,10 @@ def _copy_from_base(
     copied = {digest: size for digest, size in todo.items() if has.get(digest) == size}
     try:
         target.files.copy_many([(base.path_of(digest), target.path_of(digest)) for digest in copied])
-        target.files.flush()
     except (NotImplementedError, UnsupportedRegistry):
         return {}  # this filesystem has no copy of its own
+    finally:
+        target.files.flush()
     progress.advance(sum(copied.values()), blobs=len(copied))
     return copied
 

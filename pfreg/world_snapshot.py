@@ -33,7 +33,7 @@ from pfreg._version import __version__
 from pfreg.blobs import SMALL
 from pfreg.digest import CHUNK, Digest
 from pfreg.environment import build_environment
-from pfreg.errors import BadName, BadOption, FileChanged, FolderNotFound, UnreadableFile
+from pfreg.errors import BadName, BadOption, FileChanged, FolderNotFound, PfregError, UnreadableFile
 from pfreg.files import translated
 from pfreg.fstree import Entry, Tree, check_restorable
 from pfreg.ledger import build_ledger
@@ -298,7 +298,7 @@ class _Walk:
 
 @contextlib.contextmanager
 def _readable(path: str) -> Iterator[None]:
-    with translated("snapshot", path):
+    with translated("snapshot", path, absent_passes=True):
         try:
             yield
         except PermissionError:
@@ -352,7 +352,9 @@ class _Reader:
                         before = os.fstat(stream.fileno())
                         put = self._store.stage_stream(_Watched(stream, self._progress, file.size))
                         after = os.fstat(stream.fileno())
-                except FileNotFoundError:
+                except FileNotFoundError as e:
+                    if isinstance(e, PfregError):
+                        raise  # it is the store that is gone
                     return []
             if _same(before, after) and put.size == after.st_size:
                 self.puts.append(put)
