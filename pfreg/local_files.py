@@ -73,12 +73,12 @@ class LocalFiles:
         with translated("read", path):
             try:
                 with open_regular(path) as stream:
-                    data = stream.read(limit + 1)
+                    size = os.fstat(stream.fileno()).st_size
+                    if size > limit:  # before reading: read(limit + 1) would allocate all of that first
+                        raise LimitExceeded(f"{size} bytes, more than {limit}", operation="read", place=path)
+                    return stream.read()
             except FileNotFoundError:
                 return None
-        if len(data) > limit:
-            raise LimitExceeded(f"more than {limit} bytes", operation="read", place=path)
-        return data
 
     def read_to(self, path: str, local: str, *, limit: int, callback: Callback) -> None:
         """Copy a file out; see :class:`~pfreg.files.Reader`."""
