@@ -117,7 +117,8 @@ def _object(text: bytes, limits: Limits) -> dict[str, Any]:
 
 
 def _follow(kind: Any, value: dict[str, Any], raw: bytes, limits: Limits) -> Iterator[Reached]:
-    follow = _FOLLOW.get(kind) if isinstance(kind, str) else None
+    kind = kind if isinstance(kind, str) else ""  # a list, say, which no layer of a known kind has
+    follow = _FOLLOW.get(kind)
     if kind == FS_TREE:
         tree = Tree.from_json(value, limits=limits)
         yield from (Reached(digest, size) for digest, size in tree.blobs().items())
@@ -125,7 +126,7 @@ def _follow(kind: Any, value: dict[str, Any], raw: bytes, limits: Limits) -> Ite
         yield from follow(value)
     elif kind not in _CLOSED and _DIGEST.search(raw):
         raise LayerError(
-            f"kind {str(kind)[:80]!r} is unknown and names digests, which may be blobs",
+            f"kind {kind[:80]!r} is unknown and names digests, which may be blobs",
             hint="a newer pfreg may know it; moving the image with this one could lose them",
         )
 
