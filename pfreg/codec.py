@@ -121,6 +121,8 @@ class FrameScanner:
     ----------
     frames : int
         Frames seen, skippable ones not counted.
+    skippable : int
+        Skippable frames seen; they have no content.
     bound : int
         The content's length in bytes is at most this.
     """
@@ -136,10 +138,12 @@ class FrameScanner:
         "_step",
         "bound",
         "frames",
+        "skippable",
     )
 
     def __init__(self) -> None:
         self.frames = 0
+        self.skippable = 0
         self.bound = 0
         self._head = b""
         self._skip = 0
@@ -196,6 +200,7 @@ class FrameScanner:
 
     def _skippable(self, head: bytes) -> None:
         self._skip = int.from_bytes(head, "little")
+        self.skippable += 1
         self._expect(4, self._magic)
 
     def _descriptor(self, head: bytes) -> None:
@@ -229,7 +234,7 @@ class FrameScanner:
     def _block(self, head: bytes) -> None:
         header = int.from_bytes(head, "little")
         last, kind, size = header & 1, header >> 1 & 3, header >> 3
-        if kind == 3 or size > _MAX_BLOCK:
+        if kind == 3 or size > self._block_max:
             raise IntegrityError("malformed zstd block")
         self._frame_bound += self._block_max if kind == 2 else size
         self._skip = 1 if kind == 1 else size
@@ -237,7 +242,8 @@ class FrameScanner:
             self._end()
 
     def _end(self) -> None:
-        if self._declared > self._frame_bound:
+        # zstd believes a header that claims nothing, and never looks at the blocks.
+        if self._declared > self._frame_bound or (self._declared == 0 and self._frame_bound):
             raise IntegrityError(
                 f"zstd header claims {self._declared} bytes, its blocks hold {self._frame_bound} at most"
             )
@@ -399,7 +405,8 @@ def _scan(data: bytes) -> FrameScanner:
 
 
 def _fits(scanner: FrameScanner) -> bool:
-    return scanner.frames == 1 and scanner.bound <= IN_MEMORY
+    """Tell whether zstd's one-shot call will do, which reads the first frame only, skippable or not."""
+    return scanner.frames == 1 and not scanner.skippable and scanner.bound <= IN_MEMORY
 
 
 def _at_once(data: bytes, scanner: FrameScanner, limit: int) -> bytes:

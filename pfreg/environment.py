@@ -25,7 +25,7 @@ _SECRET_NAME = re.compile(
     r"|bearer|cookie|jwt|dsn|salt|signature|session)s?(?:[_.-]|$)|(?:apikey|password|secret|token|passwd)$",
     re.IGNORECASE,
 )
-_URL_WITH_PASSWORD = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/\s@]*:[^/\s@]+@")
+_URL_WITH_PASSWORD = re.compile(r"[A-Za-z0-9+.-]://[^/\s@:]*:[^/\s@]+@")  # linear, however long the value is
 
 
 def build_environment(

@@ -34,7 +34,7 @@ OPAQUE = frozenset({"model.base", "trace.messages"})
 """Layers that may hold any bytes, of any size. They reach nothing and are never parsed."""
 
 _DIGEST = re.compile(rb"sha256:[0-9a-f]{64}(?![0-9a-f])")
-_LEDGER_HEADER = re.compile(rb'\{[^\n]*"kind":\s*"effects\.ledger\.v1"[^\n]*\}\r?(?:\n|\Z)')
+_LEDGER_KIND = re.compile(rb'"kind":\s*"effects\.ledger\.v1"')
 _CLOSED = frozenset({"env.v1", "procs.unsupported.v1", "model.diff.v1", "effects.ledger.v1"})
 _REQUIRED = {"world.fs": FS_TREE, "cache.manifest": CACHE_LAYOUT}
 
@@ -96,12 +96,17 @@ def _parse(name: str, raw: bytes, limits: Limits) -> dict[str, Any]:
     """Parse a layer. A ledger is JSON lines under a header, or one object; an empty optional layer reaches nothing."""
     if not raw and name not in _REQUIRED:
         return {}
-    if name == "effects.ledger" and _LEDGER_HEADER.match(raw):
+    if name == "effects.ledger" and _has_ledger_header(raw):
         header, *lines = raw.splitlines()
         for line in lines:
             _object(line, limits)
         return _object(header, limits)
     return _object(raw, limits)
+
+
+def _has_ledger_header(raw: bytes) -> bool:
+    header = raw.partition(b"\n")[0].rstrip(b"\r")
+    return header.startswith(b"{") and header.endswith(b"}") and _LEDGER_KIND.search(header) is not None
 
 
 def _object(text: bytes, limits: Limits) -> dict[str, Any]:
@@ -112,7 +117,8 @@ def _object(text: bytes, limits: Limits) -> dict[str, Any]:
 
 
 def _follow(kind: Any, value: dict[str, Any], raw: bytes, limits: Limits) -> Iterator[Reached]:
-    follow = _FOLLOW.get(kind) if isinstance(kind, str) else None
+    kind = kind if isinstance(kind, str) else ""  # a list, say, which no layer of a known kind has
+    follow = _FOLLOW.get(kind)
     if kind == FS_TREE:
         tree = Tree.from_json(value, limits=limits)
         yield from (Reached(digest, size) for digest, size in tree.blobs().items())
@@ -120,7 +126,7 @@ def _follow(kind: Any, value: dict[str, Any], raw: bytes, limits: Limits) -> Ite
         yield from follow(value)
     elif kind not in _CLOSED and _DIGEST.search(raw):
         raise LayerError(
-            f"kind {str(kind)[:80]!r} is unknown and names digests, which may be blobs",
+            f"kind {kind[:80]!r} is unknown and names digests, which may be blobs",
             hint="a newer pfreg may know it; moving the image with this one could lose them",
         )
 

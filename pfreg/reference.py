@@ -45,8 +45,9 @@ _HF_NATIVE = re.compile(
 
 _HF_TYPES = ("datasets", "models", "spaces", "buckets")
 
+_IPV6 = re.compile(r"\[[0-9A-Fa-f:.]+\]")
 _OCI_HOST = re.compile(
-    r"(?P<name>[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+\])(?::(?P<port>\d{1,9}))?\Z"
+    r"(?P<name>[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+\])(?::(?P<port>[0-9]{1,9}))?\Z"
 )
 _OCI_REPOSITORY = re.compile(r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*)*\Z")
 _OCI_TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}\Z")
@@ -131,14 +132,12 @@ def parse(text: str | os.PathLike[str]) -> Reference:
         raise BadReference(f"a reference is text, not {type(text).__name__}", hint="such as s3://bucket/prefix")
     if not text.strip():
         raise BadReference("an empty reference", hint="such as ./folder or s3://bucket/prefix")
+    chained = _is_chain(text)
+    for link in text.split("::") if chained else [text]:
+        _refuse_userinfo(link, text)  # first: what follows may show the text
     if _CONTROL.search(text):
         raise BadReference(f"control characters in the reference {text[:200]!r}")
-    if "::" not in text:
-        _refuse_userinfo(text, text)
-        return _resolver(text).parse(text)
-    for link in text.split("::"):
-        _refuse_userinfo(link, text)
-    return _UrlResolver().parse(text)
+    return (_UrlResolver() if chained else _resolver(text)).parse(text)
 
 
 def locate(text: str | os.PathLike[str], *, storage_options: Options | None = None) -> Location:
@@ -164,7 +163,7 @@ def locate(text: str | os.PathLike[str], *, storage_options: Options | None = No
     if storage_options is not None and not isinstance(storage_options, Mapping):
         raise BadOption(f"storage_options is a mapping, not {type(storage_options).__name__}", place=reference.text)
     options = _copy(storage_options or {})
-    resolver = _UrlResolver() if "::" in reference.text else _RESOLVERS.get(reference.scheme, _UrlResolver())
+    resolver = _UrlResolver() if _is_chain(reference.text) else _RESOLVERS.get(reference.scheme, _UrlResolver())
     try:
         fs, path = resolver.open(reference, options)
     except ImportError as e:
@@ -188,6 +187,10 @@ def register_resolver(scheme: str, resolver: Resolver) -> None:
     _RESOLVERS[scheme] = resolver
 
 
+def _is_chain(text: str) -> bool:
+    return "::" in _IPV6.sub("", text)
+
+
 def _resolver(text: str) -> Resolver:
     match = _SCHEME.match(text)
     if match is None:
@@ -200,7 +203,8 @@ def _refuse_userinfo(link: str, text: str) -> None:
     if match is None or match[1].lower() in _AT_IS_SYNTAX:
         return
     authority = link[match.end() :].split("/", 1)[0]
-    if "@" in authority and not (match[1].lower() == "oci" and "/" not in link[match.end() :]):
+    oracles = match[1].lower() == "oci" and "/" not in link[match.end() :] and ":" not in authority
+    if "@" in authority and not oracles:
         shown = f"{match[0]}***@{authority.rsplit('@', 1)[1]}"
         hint = "Oracle's oci://bucket@namespace is read through its own package" if match[1].lower() == "oci" else ""
         raise BadReference(f"a user or password in {shown!r}", hint=hint or "put credentials into storage_options")
@@ -250,12 +254,14 @@ class _UrlResolver:
     def parse(self, text: str) -> Reference:
         first, last = text.split("::")[0], text.split("::")[-1]
         scheme = (_SCHEME.match(last) or _SCHEME.match(first) or ("", "file"))[1].lower()
-        if "::" not in text:
+        if not _is_chain(text):
             rest = text[len(scheme) + 3 :]
             if not rest.strip("/") and scheme != "memory":
                 raise BadReference(f"{text!r} names no place", hint=f"expected {scheme}://bucket/prefix or the like")
-        if "" in text.split("::")[1:]:
+        elif "" in text.split("::"):
             raise BadReference(f"{text!r} has an empty link in its chain")
+        elif (outer := _SCHEME.match(first)) and outer[1].lower() in ("hf", "oci", "ipfs", "ipns"):
+            raise BadReference(f"{outer[0]} cannot lie inside another filesystem, as it does in {text!r}")
         return Reference(text, scheme, text)
 
     def open(self, reference: Reference, options: dict[str, Any]) -> tuple[AbstractFileSystem, str]:
