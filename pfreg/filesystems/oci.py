@@ -211,14 +211,15 @@ class OciFileSystem(OciReader):
 
     async def _present(self, transaction: OciTransaction, name: ArtifactName) -> dict[str, int]:
         """Return size by digest of the blobs that the tag names now, and so need no request."""
-        if transaction.present is None:
-            if self._base is not None:
-                transaction.base, transaction.base_blobs = await self._base_artifact(name)
-            try:
-                files = (await self._artifact(name)).files
-            except ImageNotFound:
-                files = {}
-            transaction.present = {blob.digest: blob.size for blob in files.values()}
+        async with transaction.looking:
+            if transaction.present is None:
+                if self._base is not None:
+                    transaction.base, transaction.base_blobs = await self._base_artifact(name)
+                try:
+                    files = (await self._artifact(name)).files
+                except ImageNotFound:
+                    files = {}
+                transaction.present = {blob.digest: blob.size for blob in files.values()}
         return transaction.present
 
     async def _base_artifact(self, target: ArtifactName) -> tuple[str, frozenset[Descriptor]]:

@@ -11,6 +11,7 @@ Rules
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -49,6 +50,7 @@ __all__ = ["Artifact", "delete_artifact", "list_tags", "publish", "read_artifact
 _RESENDS = 3
 _MAX_TAG_PAGES = 1000
 _TAGS_A_PAGE = 1000
+_NEXT = re.compile(r'<([^<>]{1,4096})>\s*;\s*rel="?next"?')
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,15 +250,16 @@ async def list_tags(client: OciClient, name: ArtifactName) -> list[str]:
     place, scopes = f"{name.host}/{name.repository}", pull_scope(name.repository)
     tags: set[str] = set()
     for _ in range(_MAX_TAG_PAGES):
-        async with await client.send(Request("GET", url, "list tags", place, scopes, (200, 404))) as response:
+        request = Request("GET", url, "list tags", place, scopes, (200, 404))
+        async with await client.send(request) as response:
             if response.status == 404:
                 raise ImageNotFound("there is no such repository", operation="list tags", place=place)
             page = read_tags(await read_bounded(response, MAX_MANIFEST), place=place)
-            following = response.links.get("next", {}).get("url")
-        tags.update(page)
-        if following is None or not page:
-            return sorted(tags)
-        url = str(following)
+            following = _NEXT.search(response.headers.get("Link", ""))
+            tags.update(page)
+            if not following or not page:
+                return sorted(tags)
+            url = client.resolve(following[1], response, request)
         if origin(url) != client.origin:
             raise TransferError("the next page of the tags is on another host", operation="list tags", place=place)
     raise TransferError(f"more than {_MAX_TAG_PAGES} pages of tags", operation="list tags", place=place)

@@ -135,26 +135,27 @@ class OciClient:
         return f"{self.origin}/v2/{repository}/{rest}"
 
     def target(self, response: aiohttp.ClientResponse, request: Request) -> str:
-        """Return where the ``Location`` of a response points.
+        """Return where the ``Location`` of a response points; raises as :meth:`resolve` does."""
+        return self.resolve(response.headers.get("Location", ""), response, request)
+
+    def resolve(self, reference: str, response: aiohttp.ClientResponse, request: Request) -> str:
+        """Return the URL that a response names.
 
         Raises
         ------
         TransferError
-            If it is missing, no URL, or a place where this registry may not send us.
+            If it is empty, no URL, or a place where this registry may not send us.
         """
         try:
-            target = urljoin(str(response.url), response.headers["Location"])
-            fine = target.isprintable() and may_speak(
-                target, registry=self.origin, plain_http=bool(self.settings.plain_http)
-            )
-            URL(target, encoded=True), origin(target)
-        except (KeyError, ValueError):
+            url = urljoin(str(response.url), reference)
+            origin(url)
+            fine = bool(reference) and url.isascii() and url.isprintable() and " " not in url
+        except ValueError:
             fine = False
-        if not fine:
-            raise TransferError(
-                "the registry points to a place that is no https URL", operation=request.operation, place=request.place
-            )
-        return target
+        if not fine or not may_speak(url, registry=self.origin, plain_http=bool(self.settings.plain_http)):
+            problem = "the registry points to a place that is no https URL"
+            raise TransferError(problem, operation=request.operation, place=request.place)
+        return url
 
     def patience(self) -> Patience:
         """Return the patience for one operation with this registry."""

@@ -10,6 +10,7 @@ Rules
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,6 +43,7 @@ class OciTransaction(Transaction):  # type: ignore[misc]  # fsspec has no types
         super().__init__(fs)
         self.name: ArtifactName | None = None
         self.staged: dict[str, Staged] = {}
+        self.looking = asyncio.Lock()
         self.present: dict[str, int] | None = None
         self.base = ""
         self.base_blobs: frozenset[Descriptor] = frozenset()
