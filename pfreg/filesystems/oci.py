@@ -17,7 +17,6 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Collection, Sequence
-from dataclasses import replace
 from typing import Any
 
 from fsspec.asyn import sync
@@ -25,7 +24,7 @@ from fsspec.callbacks import DEFAULT_CALLBACK
 
 from pfreg.digest import CHUNK, Digest, hash_stream
 from pfreg.errors import BadOption, BadReference, BlobNotFound, ImageNotFound, UnsupportedRegistry
-from pfreg.filesystems.oci_artifact import Artifact, delete_artifact, publish, tag_artifact
+from pfreg.filesystems.oci_artifact import Artifact, delete_artifact, publish, read_artifact, tag_artifact
 from pfreg.filesystems.oci_auth import BearerToken, Credentials, Login
 from pfreg.filesystems.oci_manifest import (
     CONFIG_FILE,
@@ -62,8 +61,6 @@ class OciFileSystem(OciReader):
         PEM file of authorities to trust beside the system's; ``OCI_CA_BUNDLE`` otherwise.
     token_realms : sequence of str, optional
         Origins (``https://host``) of token services on other hosts that may see the credentials.
-    base : str, optional
-        An artifact of the same registry, ``[host/]repository[:tag]``, from which blobs are mounted instead of sent.
     oci_shard : int, optional
         Layers per manifest, for registries that cap them; 0 puts all into one.
     deadline : float, optional
@@ -102,7 +99,6 @@ class OciFileSystem(OciReader):
         plain_http: bool | None = None,
         ca_bundle: str | None = None,
         token_realms: Sequence[str] = (),
-        base: str | None = None,
         oci_shard: int = 0,
         deadline: float = 120.0,
         chunk_bytes: int = 0,
@@ -136,7 +132,6 @@ class OciFileSystem(OciReader):
             **storage_options,
         )
         self.committed: str | None = None
-        self._base = base
         self._shard_layers = oci_shard
 
     def start_transaction(self) -> OciTransaction:
@@ -182,7 +177,7 @@ class OciFileSystem(OciReader):
         if not parsed:
             return
         name = parsed[0][0]
-        artifact = self._artifacts.get(name) or sync(self.loop, self._artifact, name)
+        artifact = self._artifacts.get(name) or sync(self.loop, self._resolved, name)
         for target, inner in parsed:
             blob = artifact.files.get(inner)
             if blob is None:
@@ -190,6 +185,12 @@ class OciFileSystem(OciReader):
                     "cannot be kept: the artifact has no such file", operation="keep", place=f"{target}/{inner}"
                 )
             self._stage(target, inner, Staged(blob))
+
+    async def _artifact(self, name: ArtifactName) -> Artifact:
+        # What an open transaction is going to replace is looked up anew: somebody may have published meanwhile.
+        if self._intrans and self._transaction.name == name:
+            return await read_artifact(self._client(name.host), name)
+        return await super()._artifact(name)
 
     def _writable(self, path: str) -> tuple[ArtifactName, str]:
         """Check that a file may be written under `path` now; return its artifact and inner path."""
@@ -213,24 +214,12 @@ class OciFileSystem(OciReader):
         """Return size by digest of the blobs that the tag names now, and so need no request."""
         async with transaction.looking:
             if transaction.present is None:
-                if self._base is not None:
-                    transaction.base, transaction.base_blobs = await self._base_artifact(name)
                 try:
-                    files = (await self._artifact(name)).files
+                    files = (await self._resolved(name)).files
                 except ImageNotFound:
                     files = {}
                 transaction.present = {blob.digest: blob.size for blob in files.values()}
         return transaction.present
-
-    async def _base_artifact(self, target: ArtifactName) -> tuple[str, frozenset[Descriptor]]:
-        """Return the repository of ``base=`` and the blobs that it can give."""
-        path = str(self._base).removeprefix("oci://").removeprefix(f"{PROTOCOL}://")
-        name, inner = parse_path(path)
-        if name.host != target.host or inner:
-            raise BadOption("base= is not an artifact of the same registry", operation="write", place=str(target))
-        if name.is_repository:
-            name = replace(name, tag="latest")
-        return name.repository, frozenset((await self._artifact(name)).files.values())
 
     async def _write(self, path: str, blob: Descriptor, body: Body, *, source: str = "") -> None:
         name, inner = self._writable(path)
@@ -238,9 +227,7 @@ class OciFileSystem(OciReader):
         transaction.reserve(name, inner, blob.size, shard_layers=self._shard_layers)
         present = await self._present(transaction, name)
         if present.get(blob.digest) != blob.size:
-            mount_from = transaction.base if blob in transaction.base_blobs else ""
-            client = self._client(name.host)
-            await upload(client, name.repository, blob, body, place=path, mount_from=mount_from)
+            await upload(self._client(name.host), name.repository, blob, body, place=path)
             present[blob.digest] = blob.size
         self._stage(name, inner, Staged(blob, source))
 

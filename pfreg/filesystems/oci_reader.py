@@ -3,8 +3,8 @@
 Rules
 -----
 - A repository lists as its tags, an artifact as the files that its manifest names.
-- A tag is resolved once in the life of an instance, and everything is read by digest from then on;
-  ``invalidate_cache()`` forgets it.
+- A tag is resolved once in the life of an instance, and everything is read by digest from then on. That is no cache
+  but what keeps a pull whole while the tag moves: ``refresh()`` ends it, ``invalidate_cache()`` does not.
 - What is read whole is checked against size and digest. A range cannot be.
 - A local file appears under its name when it is complete and checked.
 """
@@ -96,12 +96,16 @@ class OciReader(AsyncFileSystem):  # type: ignore[misc]  # fsspec has no types
             self._clients[host] = OciClient(host, session=self._session, settings=self._settings)
         return self._clients[host]
 
-    def invalidate_cache(self, path: str | None = None) -> None:
-        """Forget what tags were resolved to."""
+    def refresh(self) -> None:
+        """Forget what tags were resolved to, as a new instance would."""
         self._artifacts.clear()
-        super().invalidate_cache(path)
 
     async def _artifact(self, name: ArtifactName) -> Artifact:
+        """Return what is to be read under `name`."""
+        return await self._resolved(name)
+
+    async def _resolved(self, name: ArtifactName) -> Artifact:
+        """Return what `name` was resolved to when it was first asked for."""
         found = self._artifacts.get(name)
         if found is None:
             async with self._resolving:

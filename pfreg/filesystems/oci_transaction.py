@@ -45,8 +45,6 @@ class OciTransaction(Transaction):  # type: ignore[misc]  # fsspec has no types
         self.staged: dict[str, Staged] = {}
         self.looking = asyncio.Lock()
         self.present: dict[str, int] | None = None
-        self.base = ""
-        self.base_blobs: frozenset[Descriptor] = frozenset()
         self._length = _MANIFEST_OVERHEAD
 
     def start(self) -> None:

@@ -5,7 +5,7 @@ Rules
 - Down: what is read whole is checked, size and digest; what breaks off goes on from where it was. No byte beyond the
   descriptor's size is taken. Hashing and writing large pieces happen off the event loop.
 - Up: at most two requests for a new blob. The first opens an upload session, and in the same breath asks whether the
-  blob is there already, by "mounting" it from a repository that may have it; only if it is, a HEAD compares the size.
+  blob is there already, by "mounting" it from its own repository; only if it is, a HEAD compares the size.
 - A session that failed is burnt: the next attempt opens another.
 """
 
@@ -211,7 +211,6 @@ async def upload(
     body: Body,
     *,
     place: str,
-    mount_from: str = "",
 ) -> None:
     """Write a blob, unless the registry has it.
 
@@ -227,8 +226,6 @@ async def upload(
         The bytes.
     place : str
         For errors.
-    mount_from : str, optional
-        Another repository of the same registry that is known to have the blob.
 
     Raises
     ------
@@ -239,7 +236,7 @@ async def upload(
     AccessDenied, TransferError
         As the registry and the network have it.
     """
-    source, spoilt = mount_from or repository, False
+    source, spoilt = repository, False
     patience = client.patience()
     while True:
         try:

@@ -162,9 +162,11 @@ def test_a_mount_from_another_repository_has_both_scopes(
     token_registry: Registry, token_service: TokenService, repository: str
 ) -> None:
     options = {**LOGIN, "token_realms": [token_service.realm]}
-    base = f"{token_registry.host}/{repository}/base"
-    write(OciFileSystem(**options), f"{base}:latest", {"a": b"1" * 100})
-    write(OciFileSystem(**options, base=base), f"{token_registry.host}/{repository}:v1", {"a": b"1" * 100})
+    base = f"{token_registry.host}/{repository}/base:v1"
+    write(OciFileSystem(**options), base, {"a": b"1" * 100})
+    fs = OciFileSystem(**options)
+    with fs.transaction:
+        fs.cp_file(f"{base}/a", f"{token_registry.host}/{repository}:v1/a")
     both = [f"repository:{repository}:pull,push", f"repository:{repository}/base:pull"]
     assert both in [query["scope"] for _, query in token_service.asked]
 

@@ -230,6 +230,8 @@ def test_a_tag_that_moves_is_resolved_once(oci_registry: Registry, repository: s
     assert fs.cat_file(f"{root}/b") == b"1"
     assert fs.find(root) == [f"{root}/a", f"{root}/b"]
     fs.invalidate_cache()
+    assert fs.cat_file(f"{root}/b") == b"1"
+    fs.refresh()
     assert fs.cat_file(f"{root}/b") == b"2"
 
 
