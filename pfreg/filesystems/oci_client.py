@@ -13,6 +13,7 @@ Rules
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import random
 import re
 import ssl
@@ -38,7 +39,7 @@ Payload = bytes | AsyncIterator[bytes]
 
 _CONNECT_SECONDS = 10
 _SILENCE_SECONDS = 60
-_CLOSE_SECONDS = 2
+_CLOSE_SECONDS = 0.1
 _API_HOSTS = {"docker.io": "registry-1.docker.io", "index.docker.io": "registry-1.docker.io"}
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _MAX_REDIRECTS = 5
@@ -283,4 +284,5 @@ def close_session(loop: asyncio.AbstractEventLoop, session: aiohttp.ClientSessio
         return
     closing = asyncio.run_coroutine_threadsafe(session.close(), loop)
     if getattr(loop, "_thread_id", None) != threading.get_ident():
-        closing.result(_CLOSE_SECONDS)
+        # Not to the end: the collector may have interrupted this thread with a lock in hand that the loop needs.
+        concurrent.futures.wait([closing], _CLOSE_SECONDS)

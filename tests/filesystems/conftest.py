@@ -8,7 +8,7 @@ import pytest
 
 from pfreg.filesystems.oci import OciFileSystem
 from tests.servers.fault_proxy import FaultProxy, Rule
-from tests.servers.oci_registry import Certificate, Registry, TokenService, htpasswd_auth
+from tests.servers.oci_registry import Certificate, DockerRegistry, TokenService, htpasswd_auth
 
 Faulty = Callable[[str, Rule], FaultProxy]
 
@@ -26,32 +26,32 @@ def oci_certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
 
 
 @pytest.fixture(scope="session")
-def oci_registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
-    registry = Registry(tmp_path_factory.mktemp("oci-anonymous"))
+def oci_registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DockerRegistry]:
+    registry = DockerRegistry(tmp_path_factory.mktemp("oci-anonymous"))
     yield registry
     registry.kill()
 
 
 @pytest.fixture
-def own_registry(tmp_path: Path) -> Iterator[Registry]:
+def own_registry(tmp_path: Path) -> Iterator[DockerRegistry]:
     """A registry that a test may kill or spoil."""
-    registry = Registry(tmp_path / "registry")
+    registry = DockerRegistry(tmp_path / "registry")
     yield registry
     registry.kill()
     shutil.rmtree(registry.folder, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
-def htpasswd_registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
+def htpasswd_registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DockerRegistry]:
     folder = tmp_path_factory.mktemp("oci-htpasswd")
-    registry = Registry(folder, auth=htpasswd_auth(folder))
+    registry = DockerRegistry(folder, auth=htpasswd_auth(folder))
     yield registry
     registry.kill()
 
 
 @pytest.fixture(scope="session")
-def tls_registry(tmp_path_factory: pytest.TempPathFactory, oci_certificate: Certificate) -> Iterator[Registry]:
-    registry = Registry(tmp_path_factory.mktemp("oci-tls-registry"), tls=oci_certificate)
+def tls_registry(tmp_path_factory: pytest.TempPathFactory, oci_certificate: Certificate) -> Iterator[DockerRegistry]:
+    registry = DockerRegistry(tmp_path_factory.mktemp("oci-tls-registry"), tls=oci_certificate)
     yield registry
     registry.kill()
 
@@ -64,8 +64,8 @@ def token_service(oci_certificate: Certificate) -> Iterator[TokenService]:
 
 
 @pytest.fixture
-def token_registry(tmp_path: Path, token_service: TokenService) -> Iterator[Registry]:
-    registry = Registry(tmp_path / "token-registry", auth=token_service.auth())
+def token_registry(tmp_path: Path, token_service: TokenService) -> Iterator[DockerRegistry]:
+    registry = DockerRegistry(tmp_path / "token-registry", auth=token_service.auth())
     yield registry
     registry.kill()
 

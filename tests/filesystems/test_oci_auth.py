@@ -28,7 +28,7 @@ from pfreg.filesystems.oci_auth import (
 from pfreg.filesystems.oci_credentials import find_credentials
 from tests.filesystems.conftest import Faulty, write
 from tests.servers.fault_proxy import Answer, Seen
-from tests.servers.oci_registry import PASSWORD, USER, Certificate, Registry, TokenService
+from tests.servers.oci_registry import PASSWORD, USER, Certificate, DockerRegistry, TokenService
 
 FILES = {"manifest.json": b"{}", "a": b"1"}
 LOGIN = {"username": USER, "password": PASSWORD}
@@ -38,7 +38,7 @@ SECRET = "hunter2-the-secret"
 # -- real registries
 
 
-def test_basic_authentication(htpasswd_registry: Registry, repository: str) -> None:
+def test_basic_authentication(htpasswd_registry: DockerRegistry, repository: str) -> None:
     root = f"{htpasswd_registry.host}/{repository}:v1"
     write(OciFileSystem(**LOGIN), root, FILES)
     assert OciFileSystem(**LOGIN).cat_file(f"{root}/a") == b"1"
@@ -51,7 +51,7 @@ def test_basic_authentication(htpasswd_registry: Registry, repository: str) -> N
 
 
 def test_credentials_from_the_environment(
-    htpasswd_registry: Registry, repository: str, monkeypatch: pytest.MonkeyPatch
+    htpasswd_registry: DockerRegistry, repository: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OCI_USERNAME", USER)
     monkeypatch.setenv("OCI_PASSWORD", PASSWORD)
@@ -59,7 +59,7 @@ def test_credentials_from_the_environment(
 
 
 def test_credentials_from_docker_config(
-    htpasswd_registry: Registry, repository: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    htpasswd_registry: DockerRegistry, repository: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     auth = base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
     (tmp_path / "config.json").write_text(json.dumps({"auths": {htpasswd_registry.host: {"auth": auth}}}))
@@ -67,7 +67,7 @@ def test_credentials_from_docker_config(
     write(OciFileSystem(), f"{htpasswd_registry.host}/{repository}:v1", FILES)
 
 
-def test_bearer_tokens(token_registry: Registry, token_service: TokenService, repository: str) -> None:
+def test_bearer_tokens(token_registry: DockerRegistry, token_service: TokenService, repository: str) -> None:
     root = f"{token_registry.host}/{repository}:v1"
     fs = OciFileSystem(**LOGIN, token_realms=[token_service.realm])
     write(fs, root, FILES)
@@ -80,12 +80,14 @@ def test_bearer_tokens(token_registry: Registry, token_service: TokenService, re
     ]
 
 
-def test_an_anonymous_push_is_denied(token_registry: Registry, repository: str) -> None:
+def test_an_anonymous_push_is_denied(token_registry: DockerRegistry, repository: str) -> None:
     with pytest.raises(AccessDenied):
         write(OciFileSystem(), f"{token_registry.host}/{repository}:v1", FILES)
 
 
-def test_a_wrong_password_for_tokens(token_registry: Registry, token_service: TokenService, repository: str) -> None:
+def test_a_wrong_password_for_tokens(
+    token_registry: DockerRegistry, token_service: TokenService, repository: str
+) -> None:
     fs = OciFileSystem(username=USER, password=SECRET, token_realms=[token_service.realm])
     with pytest.raises(AccessDenied) as caught:
         write(fs, f"{token_registry.host}/{repository}:v1", FILES)
@@ -93,7 +95,7 @@ def test_a_wrong_password_for_tokens(token_registry: Registry, token_service: To
 
 
 def test_credentials_do_not_go_to_a_realm_elsewhere(
-    token_registry: Registry, token_service: TokenService, repository: str
+    token_registry: DockerRegistry, token_service: TokenService, repository: str
 ) -> None:
     with pytest.raises(AccessDenied, match="token_realms"):
         OciFileSystem(**LOGIN).find(f"{token_registry.host}/{repository}:v1")
@@ -101,7 +103,7 @@ def test_credentials_do_not_go_to_a_realm_elsewhere(
 
 
 def test_a_token_that_ends_in_the_middle_of_a_push(
-    token_registry: Registry, token_service: TokenService, repository: str
+    token_registry: DockerRegistry, token_service: TokenService, repository: str
 ) -> None:
     """The registry takes a token for 60 s longer than it says; the service says that they last much longer."""
     root = f"{token_registry.host}/{repository}:v1"
@@ -134,7 +136,7 @@ def _wait_until_refused(url: str, token: str) -> None:
 
 
 def test_an_identity_token_is_exchanged(
-    token_registry: Registry,
+    token_registry: DockerRegistry,
     token_service: TokenService,
     repository: str,
     monkeypatch: pytest.MonkeyPatch,
@@ -148,7 +150,7 @@ def test_an_identity_token_is_exchanged(
 
 
 def test_a_bearer_token_as_it_is(
-    token_registry: Registry, token_service: TokenService, repository: str, monkeypatch: pytest.MonkeyPatch
+    token_registry: DockerRegistry, token_service: TokenService, repository: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     token = token_service.token([f"repository:{repository}:pull,push"], known=True)["token"]
     monkeypatch.setenv("OCI_BEARER", str(token))
@@ -159,7 +161,7 @@ def test_a_bearer_token_as_it_is(
 
 
 def test_a_mount_from_another_repository_has_both_scopes(
-    token_registry: Registry, token_service: TokenService, repository: str
+    token_registry: DockerRegistry, token_service: TokenService, repository: str
 ) -> None:
     options = {**LOGIN, "token_realms": [token_service.realm]}
     base = f"{token_registry.host}/{repository}/base:v1"
@@ -172,7 +174,7 @@ def test_a_mount_from_another_repository_has_both_scopes(
 
 
 def test_private_certificates(
-    tls_registry: Registry,
+    tls_registry: DockerRegistry,
     oci_certificate: Certificate,
     repository: str,
     monkeypatch: pytest.MonkeyPatch,
@@ -191,13 +193,13 @@ def test_private_certificates(
             OciFileSystem(plain_http=False, ca_bundle=path).find(root)
 
 
-def test_https_does_not_fall_back_to_http(oci_registry: Registry, repository: str) -> None:
+def test_https_does_not_fall_back_to_http(oci_registry: DockerRegistry, repository: str) -> None:
     """There is a registry on that port, and it speaks http."""
     with pytest.raises(TransferError):
         OciFileSystem(plain_http=False, deadline=0).tags(f"{oci_registry.host}/{repository}")
 
 
-def test_http_to_a_registry_that_speaks_tls_says_so(tls_registry: Registry, repository: str) -> None:
+def test_http_to_a_registry_that_speaks_tls_says_so(tls_registry: DockerRegistry, repository: str) -> None:
     with pytest.raises(TransferError, match="plain_http=False"):
         OciFileSystem(deadline=0).tags(f"{tls_registry.host}/{repository}")
 

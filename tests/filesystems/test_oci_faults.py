@@ -17,7 +17,7 @@ from pfreg.filesystems.oci_answers import _retry_after
 from pfreg.filesystems.oci_transfer import FileBody
 from tests.filesystems.conftest import Faulty, write
 from tests.servers.fault_proxy import Answer, Cut, Seen
-from tests.servers.oci_registry import Registry
+from tests.servers.oci_registry import DockerRegistry
 
 DATA = os.urandom(3 << 20)
 FILES = {f"blobs/{i}.zst": b"%d" % i * 1000 for i in range(12)} | {"manifest.json": b"{}", "manifest.json.sig": b"sig"}
@@ -43,7 +43,7 @@ def assert_holds(root: str, files: dict[str, bytes]) -> None:
 
 
 @pytest.mark.parametrize("method", ["GET", "PUT", "POST"])
-def test_resets_at_every_third_body(method: str, oci_registry: Registry, repository: str, faulty: Faulty) -> None:
+def test_resets_at_every_third_body(method: str, oci_registry: DockerRegistry, repository: str, faulty: Faulty) -> None:
     root = f"{oci_registry.host}/{repository}:v1"
     cut = Cut(500) if method == "GET" else Cut(0, upward=True)
     proxy = faulty(oci_registry.host, every(3, cut, method=method))
@@ -54,7 +54,9 @@ def test_resets_at_every_third_body(method: str, oci_registry: Registry, reposit
     assert {path: fs.cat_file(f"{through}/{path}") for path in FILES} == FILES
 
 
-def test_an_answer_that_was_lost_is_not_sent_for_twice(oci_registry: Registry, repository: str, faulty: Faulty) -> None:
+def test_an_answer_that_was_lost_is_not_sent_for_twice(
+    oci_registry: DockerRegistry, repository: str, faulty: Faulty
+) -> None:
     """The registry took the blob, and the connection broke before it could say so."""
     lost = [True]
 
@@ -67,7 +69,7 @@ def test_an_answer_that_was_lost_is_not_sent_for_twice(oci_registry: Registry, r
 
 
 def test_a_broken_download_goes_on_where_it_was(
-    oci_registry: Registry, repository: str, faulty: Faulty, tmp_path: Path
+    oci_registry: DockerRegistry, repository: str, faulty: Faulty, tmp_path: Path
 ) -> None:
     write(OciFileSystem(), f"{oci_registry.host}/{repository}:v1", {"big": DATA})
     cuts = [1 << 20, 1 << 19]
@@ -84,7 +86,7 @@ def test_a_broken_download_goes_on_where_it_was(
     assert starts[0] < starts[1] <= (1 << 19) + (1 << 20)
 
 
-def test_a_registry_that_ignores_ranges(oci_registry: Registry, repository: str, faulty: Faulty) -> None:
+def test_a_registry_that_ignores_ranges(oci_registry: DockerRegistry, repository: str, faulty: Faulty) -> None:
     write(OciFileSystem(), f"{oci_registry.host}/{repository}:v1", {"big": DATA})
     cuts = [1 << 19]
 
@@ -99,7 +101,9 @@ def test_a_registry_that_ignores_ranges(oci_registry: Registry, repository: str,
     assert fs.cat_file(f"{proxy.host}/{repository}:v1/big", start=10, end=20) == DATA[10:20]
 
 
-def test_a_registry_that_answers_with_another_range(oci_registry: Registry, repository: str, faulty: Faulty) -> None:
+def test_a_registry_that_answers_with_another_range(
+    oci_registry: DockerRegistry, repository: str, faulty: Faulty
+) -> None:
     write(OciFileSystem(), f"{oci_registry.host}/{repository}:v1", {"big": DATA})
 
     def rule(seen: Seen) -> Answer | None:
@@ -112,7 +116,7 @@ def test_a_registry_that_answers_with_another_range(oci_registry: Registry, repo
 
 
 @pytest.mark.parametrize("wait", ["0", "1", "date", "soon"])
-def test_a_storm_of_429(wait: str, oci_registry: Registry, repository: str, faulty: Faulty) -> None:
+def test_a_storm_of_429(wait: str, oci_registry: DockerRegistry, repository: str, faulty: Faulty) -> None:
     storm = [0]
 
     def rule(seen: Seen) -> Answer | None:
@@ -142,7 +146,9 @@ def test_retry_after_is_seconds_or_a_date() -> None:
 
 
 @pytest.mark.parametrize("status", [500, 502, 503, 504])
-def test_servers_that_fail_for_a_while(status: int, oci_registry: Registry, repository: str, faulty: Faulty) -> None:
+def test_servers_that_fail_for_a_while(
+    status: int, oci_registry: DockerRegistry, repository: str, faulty: Faulty
+) -> None:
     proxy = faulty(oci_registry.host, every(3, Answer(status, {}, b"<html>"), method="PUT", containing="/"))
     write(OciFileSystem(), f"{proxy.host}/{repository}:v1", FILES)
     assert_holds(f"{oci_registry.host}/{repository}:v1", FILES)
@@ -157,7 +163,7 @@ def test_a_registry_that_is_not_there() -> None:
 
 
 def test_a_registry_that_is_killed_in_the_middle_of_a_push(
-    own_registry: Registry, repository: str, faulty: Faulty
+    own_registry: DockerRegistry, repository: str, faulty: Faulty
 ) -> None:
     root = f"{own_registry.host}/{repository}:v1"
     fs = OciFileSystem(deadline=0.5)
@@ -174,7 +180,7 @@ def test_a_registry_that_is_killed_in_the_middle_of_a_push(
     assert_holds(root, FILES)
 
 
-def test_a_registry_that_comes_back_finishes_the_push(own_registry: Registry, repository: str) -> None:
+def test_a_registry_that_comes_back_finishes_the_push(own_registry: DockerRegistry, repository: str) -> None:
     root = f"{own_registry.host}/{repository}:v1"
     fs = OciFileSystem(deadline=60)
     with fs.transaction:
@@ -187,7 +193,7 @@ def test_a_registry_that_comes_back_finishes_the_push(own_registry: Registry, re
     assert_holds(root, {"a": b"1" * 100, "b": b"2" * 100})
 
 
-def spoil(registry: Registry, digest: str, *, size: int) -> None:
+def spoil(registry: DockerRegistry, digest: str, *, size: int) -> None:
     path = registry.blob(digest)
     data = bytearray(path.read_bytes())
     data[0] ^= 1
@@ -195,7 +201,7 @@ def spoil(registry: Registry, digest: str, *, size: int) -> None:
 
 
 @pytest.mark.parametrize("size", [500, 1000])
-def test_a_spoilt_blob_is_not_read(size: int, own_registry: Registry, repository: str, tmp_path: Path) -> None:
+def test_a_spoilt_blob_is_not_read(size: int, own_registry: DockerRegistry, repository: str, tmp_path: Path) -> None:
     """Flipped at full size, truncated at half; neither leaves a file behind."""
     root = f"{own_registry.host}/{repository}:v1"
     data = os.urandom(1000)
@@ -211,7 +217,7 @@ def test_a_spoilt_blob_is_not_read(size: int, own_registry: Registry, repository
     assert os.listdir(tmp_path / "out") == []
 
 
-def test_a_truncated_blob_is_not_taken_for_present(own_registry: Registry, repository: str) -> None:
+def test_a_truncated_blob_is_not_taken_for_present(own_registry: DockerRegistry, repository: str) -> None:
     """docker-registry never overwrites a blob, so that nothing but its operator can heal it: the push must say so."""
     data = os.urandom(1000)
     first = f"{own_registry.host}/{repository}:v1"
@@ -221,7 +227,7 @@ def test_a_truncated_blob_is_not_taken_for_present(own_registry: Registry, repos
         write(OciFileSystem(), first.replace(":v1", ":v2"), {"x": data})
 
 
-def test_a_tag_that_moves_is_resolved_once(oci_registry: Registry, repository: str) -> None:
+def test_a_tag_that_moves_is_resolved_once(oci_registry: DockerRegistry, repository: str) -> None:
     root = f"{oci_registry.host}/{repository}:v1"
     write(OciFileSystem(), root, {"a": b"1", "b": b"1"})
     fs = OciFileSystem()
@@ -236,7 +242,7 @@ def test_a_tag_that_moves_is_resolved_once(oci_registry: Registry, repository: s
 
 
 def test_a_blob_that_is_collected_before_the_commit_is_sent_again(
-    own_registry: Registry, repository: str, tmp_path: Path
+    own_registry: DockerRegistry, repository: str, tmp_path: Path
 ) -> None:
     root = f"{own_registry.host}/{repository}:v1"
     for name in ("x", "y"):
@@ -250,7 +256,7 @@ def test_a_blob_that_is_collected_before_the_commit_is_sent_again(
     assert_holds(root, {"x": b"x" * 1000, "y": b"y" * 1000})
 
 
-def test_a_blob_that_is_collected_and_cannot_be_sent_again(own_registry: Registry, repository: str) -> None:
+def test_a_blob_that_is_collected_and_cannot_be_sent_again(own_registry: DockerRegistry, repository: str) -> None:
     root = f"{own_registry.host}/{repository}:v1"
     write(OciFileSystem(), root, {"x": b"x" * 1000})
     fs = OciFileSystem()
@@ -264,7 +270,7 @@ def test_a_blob_that_is_collected_and_cannot_be_sent_again(own_registry: Registr
     assert_holds(root, {"x": b"x" * 1000})
 
 
-def test_another_manifest_than_was_sent(oci_registry: Registry, repository: str, faulty: Faulty) -> None:
+def test_another_manifest_than_was_sent(oci_registry: DockerRegistry, repository: str, faulty: Faulty) -> None:
     proxy = faulty(
         oci_registry.host,
         lambda seen: (
@@ -277,7 +283,7 @@ def test_another_manifest_than_was_sent(oci_registry: Registry, repository: str,
         write(OciFileSystem(), f"{proxy.host}/{repository}:v1", {"a": b"1"})
 
 
-def test_a_manifest_that_is_not_its_digest(oci_registry: Registry, repository: str, faulty: Faulty) -> None:
+def test_a_manifest_that_is_not_its_digest(oci_registry: DockerRegistry, repository: str, faulty: Faulty) -> None:
     root = f"{oci_registry.host}/{repository}"
     first = write(OciFileSystem(), f"{root}:v1", {"a": b"1"})
     second = write(OciFileSystem(), f"{root}:v2", {"a": b"2"})
@@ -293,7 +299,7 @@ def test_a_manifest_that_is_not_its_digest(oci_registry: Registry, repository: s
         OciFileSystem().find(f"{proxy.host}/{repository}@{first}")
 
 
-def test_a_file_that_shrinks_while_it_is_sent(oci_registry: Registry, repository: str, tmp_path: Path) -> None:
+def test_a_file_that_shrinks_while_it_is_sent(oci_registry: DockerRegistry, repository: str, tmp_path: Path) -> None:
     import asyncio
 
     (tmp_path / "x").write_bytes(b"x" * 1000)
@@ -307,14 +313,14 @@ def test_a_file_that_shrinks_while_it_is_sent(oci_registry: Registry, repository
 
 
 def test_mounts_that_are_refused_cost_nothing_but_a_request(
-    oci_registry: Registry, repository: str, faulty: Faulty
+    oci_registry: DockerRegistry, repository: str, faulty: Faulty
 ) -> None:
     proxy = faulty(oci_registry.host, lambda seen: Answer(405) if "mount=" in seen.path else None)
     write(OciFileSystem(), f"{proxy.host}/{repository}:v1", {"a": b"1" * 100, "manifest.json": b"{}"})
     assert_holds(f"{oci_registry.host}/{repository}:v1", {"a": b"1" * 100, "manifest.json": b"{}"})
 
 
-def test_memory_does_not_grow_with_a_blob(oci_registry: Registry, repository: str, tmp_path: Path) -> None:
+def test_memory_does_not_grow_with_a_blob(oci_registry: DockerRegistry, repository: str, tmp_path: Path) -> None:
     import tracemalloc
 
     size = 64 << 20

@@ -17,7 +17,8 @@ from fsspec.tests import abstract
 from pfreg.filesystems.oci import OciFileSystem
 from pfreg.filesystems.oci_client import Request
 from tests.filesystems.conftest import write
-from tests.servers.oci_registry import Registry, program
+from tests.servers.oci_registry import DockerRegistry
+from tests.servers.running import program
 
 GOLDEN = Path(__file__).parent.parent / "vectors" / "registry-small"
 
@@ -42,7 +43,7 @@ def raw_manifest(host: str, repository: str, tag: str) -> tuple[bytes, str]:
     return found
 
 
-def test_the_golden_image_has_the_manifest_of_the_format(oci_registry: Registry, repository: str) -> None:
+def test_the_golden_image_has_the_manifest_of_the_format(oci_registry: DockerRegistry, repository: str) -> None:
     files = golden_files()
     digest = write(OciFileSystem(), f"{oci_registry.host}/{repository}:v1", files)
 
@@ -66,7 +67,7 @@ def test_the_golden_image_has_the_manifest_of_the_format(oci_registry: Registry,
     assert digest == f"sha256:{hashlib.sha256(raw).hexdigest()}"
 
 
-def test_the_order_of_writing_does_not_matter(oci_registry: Registry, repository: str) -> None:
+def test_the_order_of_writing_does_not_matter(oci_registry: DockerRegistry, repository: str) -> None:
     files = golden_files()
     first = write(OciFileSystem(), f"{oci_registry.host}/{repository}:v1", files)
     second = write(OciFileSystem(), f"{oci_registry.host}/{repository}:v2", dict(reversed(files.items())))
@@ -77,12 +78,18 @@ def test_the_order_of_writing_does_not_matter(oci_registry: Registry, repository
 
 
 def skopeo(*arguments: str) -> str:
-    done = subprocess.run([program("skopeo"), *arguments], capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(
+        [program("skopeo", install="apt-get install skopeo"), *arguments],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
-def test_skopeo_lists_inspects_and_copies(oci_registry: Registry, repository: str, tmp_path: Path) -> None:
+def test_skopeo_lists_inspects_and_copies(oci_registry: DockerRegistry, repository: str, tmp_path: Path) -> None:
     files = golden_files()
     place = f"{oci_registry.host}/{repository}"
     digest = write(OciFileSystem(), f"{place}:v1", files)
@@ -109,7 +116,7 @@ def assert_same(root: str, files: dict[str, bytes], digest: str) -> None:
     assert fs.info(root)["digest"] == digest
 
 
-def test_skopeo_copies_shards(oci_registry: Registry, repository: str) -> None:
+def test_skopeo_copies_shards(oci_registry: DockerRegistry, repository: str) -> None:
     files = golden_files()
     place = f"{oci_registry.host}/{repository}"
     digest = write(OciFileSystem(oci_shard=10), f"{place}:v1", files)
@@ -137,7 +144,7 @@ class PrebuiltTrees(abstract.AbstractFixtures):
         return TouchCommits()
 
     @pytest.fixture
-    def fs_path(self, oci_registry: Registry, repository: str) -> str:
+    def fs_path(self, oci_registry: DockerRegistry, repository: str) -> str:
         return f"{oci_registry.host}/{repository}:v1"
 
     @pytest.fixture
@@ -176,7 +183,7 @@ class TestGet(abstract.AbstractGetTests, PrebuiltTrees):
     pass
 
 
-def test_recursive_put_and_get(oci_registry: Registry, repository: str, tmp_path: Path) -> None:
+def test_recursive_put_and_get(oci_registry: DockerRegistry, repository: str, tmp_path: Path) -> None:
     root = f"{oci_registry.host}/{repository}:v1"
     (tmp_path / "tree" / "sub").mkdir(parents=True)
     (tmp_path / "tree" / "a").write_bytes(b"1")
@@ -190,7 +197,7 @@ def test_recursive_put_and_get(oci_registry: Registry, repository: str, tmp_path
     assert fs.du(root) == 101
 
 
-def test_many_at_once_share_the_connections(oci_registry: Registry, repository: str) -> None:
+def test_many_at_once_share_the_connections(oci_registry: DockerRegistry, repository: str) -> None:
     root = f"{oci_registry.host}/{repository}:v1"
     files = {f"{i:03}": b"%d" % i for i in range(300)}
     fs = OciFileSystem(concurrency=4)

@@ -27,7 +27,7 @@ from pfreg.filesystems.oci import OciFileSystem
 from pfreg.filesystems.oci_manifest import INDEX, MANIFEST
 from tests.filesystems.conftest import Faulty, write
 from tests.servers.fault_proxy import Answer, FaultProxy, Seen
-from tests.servers.oci_registry import Registry
+from tests.servers.oci_registry import DockerRegistry
 
 FILES = {
     "blobs/a.zst": b"one",
@@ -39,7 +39,7 @@ FILES = {
 
 
 @pytest.fixture
-def root(oci_registry: Registry, repository: str) -> str:
+def root(oci_registry: DockerRegistry, repository: str) -> str:
     return f"{oci_registry.host}/{repository}:v1"
 
 
@@ -97,7 +97,9 @@ def test_large_files_go_both_ways_and_open_in_pieces(root: str, tmp_path: Path) 
         assert file.read() == data
 
 
-def test_chunks_where_they_are_asked_for(root: str, tmp_path: Path, oci_registry: Registry, faulty: Faulty) -> None:
+def test_chunks_where_they_are_asked_for(
+    root: str, tmp_path: Path, oci_registry: DockerRegistry, faulty: Faulty
+) -> None:
     data = os.urandom((4 << 20) + 5)
     (tmp_path / "big").write_bytes(data)
     proxy = faulty(oci_registry.host, lambda seen: None)
@@ -110,7 +112,7 @@ def test_chunks_where_they_are_asked_for(root: str, tmp_path: Path, oci_registry
 
 
 def test_a_registry_that_refuses_large_bodies_gets_chunks(
-    root: str, oci_registry: Registry, faulty: Faulty, monkeypatch: pytest.MonkeyPatch
+    root: str, oci_registry: DockerRegistry, faulty: Faulty, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pfreg.filesystems.oci_transfer._CHUNKED", 1 << 20)
 
@@ -202,7 +204,9 @@ def test_what_cannot_be_written(root: str, tmp_path: Path) -> None:
     assert not OciFileSystem().exists(root)
 
 
-def test_a_new_blob_is_two_requests_and_a_known_one_none(root: str, oci_registry: Registry, faulty: Faulty) -> None:
+def test_a_new_blob_is_two_requests_and_a_known_one_none(
+    root: str, oci_registry: DockerRegistry, faulty: Faulty
+) -> None:
     proxy = faulty(oci_registry.host, lambda seen: None)
     root = root.replace(oci_registry.host, proxy.host)
     files = {f"blobs/{i}": b"%d" % i * 100 for i in range(20)} | {"manifest.json": b"{}"}
@@ -228,7 +232,7 @@ def test_a_new_blob_is_two_requests_and_a_known_one_none(root: str, oci_registry
 
 
 def test_a_push_that_was_interrupted_sends_only_what_is_missing(
-    root: str, oci_registry: Registry, faulty: Faulty
+    root: str, oci_registry: DockerRegistry, faulty: Faulty
 ) -> None:
     fs = OciFileSystem()
     with pytest.raises(ZeroDivisionError), fs.transaction:
@@ -244,7 +248,7 @@ def test_a_push_that_was_interrupted_sends_only_what_is_missing(
     assert len(proxy.requests("HEAD")) == 1
 
 
-def test_keep_names_files_without_reading_or_sending(root: str, oci_registry: Registry, faulty: Faulty) -> None:
+def test_keep_names_files_without_reading_or_sending(root: str, oci_registry: DockerRegistry, faulty: Faulty) -> None:
     write(OciFileSystem(), root, FILES)
     proxy = faulty(oci_registry.host, lambda seen: None)
     root = root.replace(oci_registry.host, proxy.host)
@@ -273,7 +277,7 @@ def test_inside_a_transaction_its_target_is_seen_as_it_is_now(root: str) -> None
     assert OciFileSystem().cat_file(f"{root}/a") == b"1"
 
 
-def test_copy_moves_no_blob(root: str, oci_registry: Registry, faulty: Faulty) -> None:
+def test_copy_moves_no_blob(root: str, oci_registry: DockerRegistry, faulty: Faulty) -> None:
     digest = write(OciFileSystem(), root, FILES)
     proxy = faulty(oci_registry.host, lambda seen: None)
     root = root.replace(oci_registry.host, proxy.host)
@@ -286,7 +290,7 @@ def test_copy_moves_no_blob(root: str, oci_registry: Registry, faulty: Faulty) -
         fs.copy(root, root.replace(":v1", "-other:v1"))
 
 
-def test_copying_a_file_between_repositories_mounts_it(root: str, oci_registry: Registry, faulty: Faulty) -> None:
+def test_copying_a_file_between_repositories_mounts_it(root: str, oci_registry: DockerRegistry, faulty: Faulty) -> None:
     write(OciFileSystem(), root, FILES)
     proxy = faulty(oci_registry.host, lambda seen: None)
     root = root.replace(oci_registry.host, proxy.host)
@@ -335,7 +339,7 @@ def test_a_tag_and_a_digest_that_disagree(root: str) -> None:
     assert OciFileSystem().cat_file(f"{root.removesuffix(':v1')}@{first}/a") == b"1"
 
 
-def test_a_container_image_is_not_overwritten(root: str, oci_registry: Registry) -> None:
+def test_a_container_image_is_not_overwritten(root: str, oci_registry: DockerRegistry) -> None:
     async def put_image(fs: OciFileSystem) -> None:
         from pfreg.filesystems.oci_client import Request
 
@@ -358,7 +362,7 @@ def test_a_container_image_is_not_overwritten(root: str, oci_registry: Registry)
         write(OciFileSystem(), root, {"a": b"1"})
 
 
-def test_shards_are_read_back_transparently(root: str, oci_registry: Registry, faulty: Faulty) -> None:
+def test_shards_are_read_back_transparently(root: str, oci_registry: DockerRegistry, faulty: Faulty) -> None:
     files = {f"blobs/{i:03}.zst": b"%d" % i for i in range(25)} | {"manifest.json": b"{}", "manifest.json.sig": b"s"}
     proxy = faulty(oci_registry.host, lambda seen: None)
     root = root.replace(oci_registry.host, proxy.host)
@@ -379,7 +383,9 @@ def test_few_files_need_no_shards(root: str) -> None:
     assert with_option == without
 
 
-def test_too_many_files_are_refused_before_anything_is_sent(root: str, oci_registry: Registry, faulty: Faulty) -> None:
+def test_too_many_files_are_refused_before_anything_is_sent(
+    root: str, oci_registry: DockerRegistry, faulty: Faulty
+) -> None:
     proxy = faulty(oci_registry.host, lambda seen: None)
     root = root.replace(oci_registry.host, proxy.host)
     paths = [f"{root}/blobs/sha256/{i % 256:02x}/{i:064x}.zst" for i in range(16_000)]
@@ -446,7 +452,7 @@ def test_two_instances_share_nothing() -> None:
     assert OciFileSystem() is not OciFileSystem()
 
 
-def test_a_proxy_is_a_registry_too(faulty: Faulty, oci_registry: Registry) -> None:
+def test_a_proxy_is_a_registry_too(faulty: Faulty, oci_registry: DockerRegistry) -> None:
     """The tests above count on it: an empty rule changes nothing."""
     proxy: FaultProxy = faulty(oci_registry.host, lambda seen: None)
     with pytest.raises(ImageNotFound):

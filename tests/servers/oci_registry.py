@@ -10,11 +10,7 @@ import datetime
 import http.server
 import ipaddress
 import json
-import os
 import secrets
-import shutil
-import signal
-import socket
 import subprocess
 import threading
 import time
@@ -22,35 +18,16 @@ import urllib.parse
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from cryptography.x509.oid import NameOID
 
+from tests.servers import running
+
 USER, PASSWORD = "alice", "s3cret-of-the-tests"
 # bcrypt of PASSWORD, as `htpasswd -Bbn` writes it.
 HTPASSWD = "alice:$2y$05$oTKAvGK0sO0g8fE/Sfnz/.KFbC/e/6yZvwnOndIQSoFCv7nCyx1/G"
-
-_START_SECONDS = 20
-
-
-def program(name: str) -> str:
-    """Return the path of a program, or skip (fail, with PFREG_REQUIRE_SERVICES=1) with what to install."""
-    found = shutil.which(name)
-    if found is None:
-        reason = f"{name} is not installed: apt-get install {name}"
-        if os.environ.get("PFREG_REQUIRE_SERVICES") == "1":
-            pytest.fail(reason)
-        pytest.skip(reason)
-    return found
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
 
 
 @dataclass
@@ -89,13 +66,13 @@ class Certificate:
         )
 
 
-class Registry:
+class DockerRegistry:
     """One docker-registry process over one folder; it may be killed and started again, on the same port."""
 
     def __init__(self, folder: Path, *, auth: object = None, tls: Certificate | None = None) -> None:
-        self._program = program("docker-registry")
+        self._program = running.program("docker-registry", install="apt-get install docker-registry")
         self.folder = folder
-        self.port = free_port()
+        self.port = running.free_port()
         self.host = f"127.0.0.1:{self.port}"
         self.scheme = "https" if tls else "http"
         self._tls = tls
@@ -117,32 +94,14 @@ class Registry:
         self.start()
 
     def start(self) -> None:
-        with open(self.folder / "log", "ab") as log:
-            self._process = subprocess.Popen(
-                [self._program, "serve", str(self.folder / "config.yml")],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env={**os.environ, "OTEL_TRACES_EXPORTER": "none"},
-            )
-        deadline = time.monotonic() + _START_SECONDS
-        while not self._listens():
-            if self._process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError((self.folder / "log").read_text()[-2000:])
-            time.sleep(0.02)
-
-    def _listens(self) -> bool:
-        try:
-            socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
-        except OSError:
-            return False
-        return True
+        command = [self._program, "serve", str(self.folder / "config.yml")]
+        self._process = running.start(command, log=self.folder / "log", ready=lambda: running.answers(self.port))
 
     def kill(self) -> None:
-        """Kill it with SIGKILL."""
-        if self._process is not None and self._process.poll() is None:
-            self._process.send_signal(signal.SIGKILL)
-            self._process.wait(_START_SECONDS)
+        """Kill it with SIGKILL; it may have been killed before."""
+        if self._process is not None:
+            running.stop(self._process)
+            self._process = None
 
     def blob(self, digest: str) -> Path:
         """Return where the bytes of a blob lie on the server's disk."""
