@@ -38,7 +38,7 @@ from pfreg.filesystems.oci_path import PROTOCOL, ArtifactName, parse_path
 from pfreg.filesystems.oci_reader import OciReader
 from pfreg.filesystems.oci_tokens import Settings
 from pfreg.filesystems.oci_transaction import OciTransaction, Staged, refuse_nested, too_many_files
-from pfreg.filesystems.oci_transfer import Body, BytesBody, FileBody, mount, upload
+from pfreg.filesystems.oci_transfer import Body, BytesBody, FileBody, mount, stored_size, upload
 
 __all__ = ["OciFileSystem"]
 
@@ -256,11 +256,16 @@ class OciFileSystem(OciReader):
         if name is None or not staged:
             return None
         client = self._client(name.host)
-        sources = {file.descriptor.digest: file for file in staged.values() if file.source}
+        by_digest = {file.descriptor.digest: file for file in staged.values()}
 
         async def resend(digest: str) -> bool:
-            file = sources.get(digest)
-            if file is None or not os.path.exists(file.source):
+            file = by_digest.get(digest)
+            if file is None:
+                return False
+            # Another writer's upload of the same blob can hide it from a registry for a moment.
+            if await stored_size(client, name.repository, digest, place=str(name)) == file.descriptor.size:
+                return True
+            if not os.path.exists(file.source):
                 return False
             blob, body = await asyncio.to_thread(_local_body, file.source)
             if blob == file.descriptor:

@@ -26,7 +26,7 @@ from pfreg.errors import (
     TransferError,
     UnsupportedRegistry,
 )
-from pfreg.filesystems.oci_answers import read_bounded, read_errors
+from pfreg.filesystems.oci_answers import Unavailable, read_bounded, read_errors
 from pfreg.filesystems.oci_auth import origin
 from pfreg.filesystems.oci_client import OciClient, Request
 from pfreg.filesystems.oci_manifest import (
@@ -47,7 +47,7 @@ from pfreg.filesystems.oci_transfer import pull_scope, push_scope
 
 __all__ = ["Artifact", "delete_artifact", "list_tags", "publish", "read_artifact", "tag_artifact"]
 
-_RESENDS = 3
+_ROUNDS = 5
 _MAX_TAG_PAGES = 1000
 _TAGS_A_PAGE = 1000
 _NEXT = re.compile(r'<([^<>]{1,4096})>\s*;\s*rel="?next"?')
@@ -146,7 +146,7 @@ async def publish(
     shard_layers : int
         Cut into shards of so many layers if there are more; 0 for never.
     resend : callable
-        Sends the blob of a digest once more; False if it cannot.
+        Sends the blob of a digest once more if it is not there; False if it cannot.
 
     Returns
     -------
@@ -165,12 +165,21 @@ async def publish(
     index = build_index(manifests) if len(parts) > 1 else b""
     if max(map(len, (*manifests, index))) > MAX_MANIFEST:
         raise LimitExceeded(f"the manifest is larger than {MAX_MANIFEST} bytes", operation="publish", place=str(name))
-    for manifest in manifests if index else ():
-        part = replace(name, tag=None, digest=str(Digest.of(manifest)))
-        await _put_manifest(client, part, manifest, media_type=MANIFEST, resend=resend)
-    last, media_type = (index, INDEX) if index else (manifests[0], MANIFEST)
-    await _put_manifest(client, name, last, media_type=media_type, resend=resend)
-    return str(Digest.of(last))
+    if not index:
+        await _put_manifest(client, name, manifests[0], media_type=MANIFEST, resend=resend)
+        return str(Digest.of(manifests[0]))
+    by_digest = {str(Digest.of(manifest)): manifest for manifest in manifests}
+
+    async def put_shard(digest: str) -> bool:
+        if digest in by_digest:
+            part = replace(name, tag=None, digest=digest)
+            await _put_manifest(client, part, by_digest[digest], media_type=MANIFEST, resend=resend)
+        return digest in by_digest
+
+    for digest in by_digest:
+        await put_shard(digest)
+    await _put_manifest(client, name, index, media_type=INDEX, resend=put_shard)
+    return str(Digest.of(index))
 
 
 async def _put_manifest(
@@ -184,7 +193,8 @@ async def _put_manifest(
     url, scopes = client.url(name.repository, f"manifests/{name.reference}"), push_scope(name.repository)
     headers = {"Content-Type": media_type}
     request = Request("PUT", url, "publish", str(name), scopes, (201, 400, 404), headers, lambda: raw)
-    for _ in range(_RESENDS):
+    patience = client.patience()
+    for _ in range(_ROUNDS):
         async with await client.send(request) as response:
             if response.status == 201:
                 stored = response.headers.get("Docker-Content-Digest")
@@ -197,14 +207,12 @@ async def _put_manifest(
             codes = " ".join(code for code, _ in errors)
             problem = f"the registry refuses the manifest: {response.status} {codes}".rstrip()
             raise TransferError(problem, operation="publish", place=str(name))
+        hint = "push again; if that fails too, push to another tag of the repository, which sends what is missing"
+        failure = Unavailable("the registry lost blobs that it had", operation="publish", place=str(name), hint=hint)
         if not all([await resend(digest) for digest in lost]):
-            break
-    raise TransferError(
-        "the registry lost blobs that it said it had",
-        operation="publish",
-        place=str(name),
-        hint="push again; if that fails too, push to another tag of the repository, which sends what is missing",
-    )
+            raise failure
+        await patience.wait(failure)
+    raise failure
 
 
 def _digest_in(detail: Any) -> str:
