@@ -11,6 +11,7 @@ import fsspec
 import pytest
 
 from tests.conformance.places import Place, Registry
+from tests.servers.oci_places import OCI_REGISTRIES
 from tests.servers.sshd import sshd
 
 
@@ -54,6 +55,7 @@ REGISTRIES: dict[str, Callable[[Path], AbstractContextManager[Registry]]] = {
     "memory": memory,
     "file": file,
     "sftp": sftp,
+    **OCI_REGISTRIES,
 }
 
 
