@@ -201,7 +201,7 @@ def shard_lookup(node: Node, name: str, depth: int) -> tuple[Link | None, bool]:
     found : bool
         True if `link` is the entry, False if it is the next shard.
     """
-    if (node.fanout.bit_length() - 1) * (depth + 1) > _HASH_BITS:
+    if not name or (node.fanout.bit_length() - 1) * (depth + 1) > _HASH_BITS:
         return None, False
     prefix = f"{shard_slot(name, node.fanout, depth):0{shard_prefix_width(node.fanout)}X}"
     link = node.named.get(prefix + name)
