@@ -205,6 +205,15 @@ class IPFSFileSystem(AsyncIPFSFileSystem):  # type: ignore[misc]
                 raise
             return await self._dag.walk(root, f"{below[: blob.start()]}blob_{blob[1]}.zst")
 
+    async def _located_folder(self, path: str) -> Found:
+        try:
+            return await self._locate(path)
+        except FileNotFoundError:
+            root, slash, last = self._strip_protocol(path).rpartition("/")
+            if slash and last == "blobs" and await self._exists(f"{root}/manifest.json"):
+                raise NotImplementedError("an image of the flat layout has no folder of blobs") from None
+            raise
+
     # Reading
 
     async def _info(self, path: str, **kwargs: Any) -> dict[str, Any]:
@@ -234,8 +243,15 @@ class IPFSFileSystem(AsyncIPFSFileSystem):  # type: ignore[misc]
     async def _find(
         self, path: str, maxdepth: int | None = None, withdirs: bool = False, **kwargs: Any
     ) -> list[str] | dict[str, dict[str, Any]]:
-        """List all files below `path`. Whatever cannot be read raises, whatever ``on_error`` says."""
-        name, found = self._strip_protocol(path), await self._locate(path)
+        """List all files below `path`. Whatever cannot be read raises, whatever ``on_error`` says.
+
+        Raises
+        ------
+        NotImplementedError
+            For the folder of blobs of an image in the flat layout, which has none: its blobs are found by name.
+        """
+        name = self._strip_protocol(path)
+        found = await self._located_folder(path)
         top = await self._describe(name, found)
         infos = {} if top["type"] == "directory" and not withdirs else {name: top}
         level = [(top, found)] if top["type"] == "directory" else []

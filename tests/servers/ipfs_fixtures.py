@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -15,15 +14,9 @@ from tests.servers.ipfs_rpc_proxy import RpcProxy
 
 
 @pytest.fixture(scope="session")
-def ipfs_installed(pytestconfig: pytest.Config) -> Path:
-    """js-ipfs, installed into pytest's cache unless ``PFREG_IPFS_NODE`` names a folder that has it."""
-    assert pytestconfig.cache
-    try:
-        return install(Path(pytestconfig.cache.mkdir("js-ipfs")))
-    except RuntimeError as missing:
-        if os.environ.get("PFREG_REQUIRE_SERVICES") == "1":
-            pytest.fail(str(missing))
-        pytest.skip(str(missing))
+def ipfs_installed() -> Path:
+    """js-ipfs."""
+    return install()
 
 
 @pytest.fixture(scope="session")

@@ -2,48 +2,43 @@
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import json
 import os
 import shutil
-import signal
-import socket
 import subprocess
-import time
 import urllib.error
 import urllib.parse
 import urllib.request
 from pathlib import Path
 from typing import Any
 
+from tests.servers.running import free_port, missing, program, start, stop
+
 PACKAGE = "ipfs@0.66.1"
 _SHIM = Path(__file__).with_name("promise_with_resolvers.cjs")
 
 
-def install(folder: Path, *, timeout: float = 900.0) -> Path:
-    """Return a folder with js-ipfs in it: ``PFREG_IPFS_NODE`` if that is set, else `folder`, filled on first use.
+def install(*, timeout: float = 900.0) -> Path:
+    """Return a folder with js-ipfs in it: ``PFREG_IPFS_NODE`` if that is set, else one in the user's cache.
 
-    Raises
-    ------
-    RuntimeError
-        If it is not there and cannot be installed; the text says what to do.
+    The latter is filled on first use, which takes minutes and 290 MB. What is missing skips or fails the test.
     """
     given = os.environ.get("PFREG_IPFS_NODE")
     if given:
         if not (Path(given) / "node_modules" / "ipfs").is_dir():
-            raise RuntimeError(f"no js-ipfs in PFREG_IPFS_NODE: npm install --prefix {given} {PACKAGE}")
+            missing(f"no js-ipfs in PFREG_IPFS_NODE: npm install --prefix {given} {PACKAGE}")
         return Path(given)
-    if not (shutil.which("node") and shutil.which("npm")):
-        raise RuntimeError("an IPFS node needs Node.js 18 or later and npm")
+    npm = program("npm", install="Node.js 18 or later, with npm")
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pfreg-tests" / PACKAGE
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / "lock", "w") as lock:  # several workers of one test run share the folder
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (folder / "complete").exists():
-            command = ["npm", "install", "--prefix", str(folder), "--no-audit", "--no-fund", PACKAGE]
+            command = [npm, "install", "--prefix", str(folder), "--no-audit", "--no-fund", PACKAGE]
             done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
             if done.returncode:
-                raise RuntimeError(f"{' '.join(command)} failed: {done.stderr[-500:]}")
+                missing(f"{' '.join(command)} failed: {done.stderr[-500:]}")
             (folder / "complete").touch()
     return folder
 
@@ -62,36 +57,29 @@ class IpfsNode:
     def __init__(self, installed: Path, home: Path) -> None:
         self._cli = installed / "node_modules" / "ipfs" / "src" / "cli.js"
         self._home = home
-        self._env = {**os.environ, "NODE_OPTIONS": f"--require {_SHIM}", "IPFS_PATH": str(home / "repo")}
+        self._variables = (f"NODE_OPTIONS=--require {_SHIM}", f"IPFS_PATH={home / 'repo'}")
         self._process: subprocess.Popen[bytes] | None = None
         self._command("init", "--emptyRepo", "--profile", "test")
         port = self._configure()
         self.rpc = f"http://127.0.0.1:{port}"
 
-    def start(self, *, timeout: float = 60.0) -> None:
+    def start(self) -> None:
         """Start the daemon and wait until it answers."""
         shutil.rmtree(self._home / "repo" / "repo.lock", ignore_errors=True)  # what a killed daemon leaves
-        with open(self._home / "daemon.log", "ab") as log:
-            self._process = subprocess.Popen(
-                ["node", str(self._cli), "daemon", "--offline", "--enable-preload=false"],
-                env=self._env, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
-            )  # fmt: skip
-        deadline = time.monotonic() + timeout
-        while True:
-            with contextlib.suppress(urllib.error.URLError, ConnectionError, TimeoutError):
-                self.call("version", timeout=2.0)
-                return
-            if self._process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError((self._home / "daemon.log").read_text()[-1000:])
-            time.sleep(0.05)
+        command = ["env", *self._variables, "node", str(self._cli), "daemon", "--offline", "--enable-preload=false"]
+        self._process = start(command, log=self._home / "daemon.log", ready=self._answers, seconds=120)
 
     def kill(self) -> None:
         """Kill it, as a crash would."""
         if self._process:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait(30)
+            stop(self._process)
             self._process = None
+
+    def _answers(self) -> bool:
+        try:
+            return bool(self.call("version", timeout=2.0))
+        except OSError:
+            return False
 
     def call(self, command: str, *, timeout: float = 30.0, **params: str) -> list[dict[str, Any]]:
         """POST a command without a body and return its rows."""
@@ -128,13 +116,11 @@ class IpfsNode:
         self.call("block/rm", arg=cid, force="true")
 
     def _command(self, *arguments: str) -> str:
-        done = subprocess.run(
-            ["node", str(self._cli), *arguments], env=self._env, capture_output=True, text=True, timeout=300, check=True
-        )
-        return done.stdout
+        command = ["env", *self._variables, "node", str(self._cli), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, timeout=300, check=True).stdout
 
     def _configure(self) -> int:
-        api, gateway, rpc = _free_ports(3)
+        api, gateway, rpc = free_port(), free_port(), free_port()
         path = self._home / "repo" / "config"
         config = json.loads(path.read_text())
         config["Addresses"] |= {
@@ -146,11 +132,3 @@ class IpfsNode:
         config |= {"Routing": {"Type": "none"}, "Bootstrap": [], "Pubsub": {"Enabled": False}}
         path.write_text(json.dumps(config))
         return api
-
-
-def _free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
