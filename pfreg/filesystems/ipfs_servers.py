@@ -84,12 +84,17 @@ class Node:
         For its address.
     pin_seconds : float
         What the node may take to walk a whole image when it pins it.
+
+    Attributes
+    ----------
+    misses : int
+        Questions in a row about a block that the node let hang; see :meth:`has`.
     """
 
     def __init__(self, client: Client, *, pin_seconds: float = 600.0) -> None:
         self._client = client
         self._pin_seconds = pin_seconds
-        self._misses = 0
+        self.misses = 0
 
     async def block(self, cid: CID) -> bytes | None:
         """See :class:`BlockSource`. A node that cannot say "absent" fails instead, after its time-out."""
@@ -113,17 +118,22 @@ class Node:
         ``offline=true`` and lets each question about a missing block hang: after some of those in a row it is asked no
         more, which makes a first push as fast as the node can take blocks.
         """
-        if self._misses >= _ENOUGH_MISSES:
+        if self.misses >= _ENOUGH_MISSES:
             return False
         params = {"arg": cids.text(cid), "offline": "true", "timeout": f"{_PATIENCE:g}s"}
         asked = time.monotonic()
         answer = await self._call("block/stat", params, limit=_TEXT_LIMIT)
         if answer.status == 200:
-            self._misses = 0
+            self.misses = 0
             return True
         if time.monotonic() - asked > 0.9 * _PATIENCE:
-            self._misses += 1
+            self.misses += 1
         return False
+
+    async def pins(self, root: CID) -> bool:
+        """Say whether the node pins `root` and everything below it; False, too, when it does not say."""
+        answer = await self._call("pin/ls", {"arg": cids.text(root), "type": "recursive"}, limit=_TEXT_LIMIT)
+        return answer.status == 200
 
     async def add(self, blocks: Body, size: int) -> None:
         """Send a CAR of `size` bytes, pinning nothing.

@@ -63,6 +63,7 @@ class IPFSTransaction(Transaction):  # type: ignore[misc]
         if self.fs._intrans:
             raise BadOption("a transaction is open already", hint="transactions on ipfs:// do not nest")
         self.fs.committed = None
+        self.fs.writer.begin()
         self.staged = {}
         self.fs._intrans = True
 
@@ -97,6 +98,11 @@ class Writer:
         self._node = node
         self.sent = 0
 
+    def begin(self) -> None:
+        """Start another image: what was found out about the node for the last one may hold no more."""
+        if self._node is not None:
+            self._node.misses = 0
+
     async def add(self, content: Content) -> unixfs.Entry:
         """Make sure that the node holds a file, and return what names it.
 
@@ -123,8 +129,9 @@ class Writer:
     async def publish(self, files: Mapping[str, unixfs.Entry]) -> CID:
         """Build the directories above `files`, pin the root, and return its CID.
 
-        If the node holds the root block then it most likely holds all below, and is sent no more than that block; if it
-        turns out to lack some, everything is sent after all.
+        A root that the node pins already, with all its directories there, is not pinned again: the node would walk the
+        whole image for it. If it merely holds the root block then it most likely holds all below, and is sent no more
+        than that block; if it turns out to lack some, everything is sent after all.
 
         Raises
         ------
@@ -136,6 +143,8 @@ class Writer:
         blocks = await asyncio.to_thread(lambda: list(unixfs.tree_blocks(files)))
         root = blocks[-1].entry.cid
         if self._node is None:
+            return root
+        if await self._node.pins(root) and not [b for b in blocks if not await self._node.has(b.entry.cid)]:
             return root
         if await self._node.has(root):
             try:
