@@ -30,7 +30,7 @@ from functools import partial
 from typing import Any, BinaryIO
 
 import aiohttp
-from fsspec.asyn import _run_coros_in_chunks, sync, sync_wrapper
+from fsspec.asyn import sync, sync_wrapper
 from fsspec.callbacks import DEFAULT_CALLBACK, Callback
 from fsspec.spec import AbstractBufferedFile, AbstractFileSystem
 from fsspec.utils import isfilelike
@@ -148,6 +148,7 @@ class IPFSFileSystem(AsyncIPFSFileSystem):  # type: ignore[misc]
         self._resolved: dict[str, tuple[CID, str]] = {}
         self._resolving = asyncio.Lock()
         self._root: CID | None = None
+        self._rehearsed: Sequence[CID] = ()
         self.committed: str | None = None
         self.remote_pin: RemotePin | None = None
         super().__init__(asynchronous=asynchronous, loop=loop, gateway_addr=gateway_addr, batch_size=batch_size)
@@ -237,7 +238,9 @@ class IPFSFileSystem(AsyncIPFSFileSystem):  # type: ignore[misc]
     async def _children(self, name: str, directory: Found) -> list[tuple[dict[str, Any], Found]]:
         prefix = f"{name}/" if name else ""
         entries = [(prefix + child, found) async for child, found in self._dag.entries(directory)]
-        infos = await _run_coros_in_chunks([self._describe(*entry) for entry in entries], batch_size=_LISTED_AT_ONCE)
+        infos: list[dict[str, Any]] = []
+        while batch := entries[len(infos) : len(infos) + _LISTED_AT_ONCE]:
+            infos += await asyncio.gather(*(self._describe(*entry) for entry in batch))
         return [(info, found) for info, (_, found) in zip(infos, entries, strict=True)]
 
     async def _find(
@@ -355,6 +358,26 @@ class IPFSFileSystem(AsyncIPFSFileSystem):  # type: ignore[misc]
         """
         sync(self.loop, self._keep, paths)
 
+    @contextmanager
+    def rehearsal(self) -> Iterator[None]:
+        """Give a block in which transactions build everything and send nothing; `committed` is what they would make."""
+        writer, self.writer = self.writer, Writer(None)
+        try:
+            yield
+        finally:
+            self._rehearsed, self.writer = self.writer.directories, writer
+
+    def holds(self, commit: str) -> bool:
+        """Tell whether the node pins the root that the last rehearsal made.
+
+        A pin says that the node had every block when it was made, and keeps them. The directories are asked for one by
+        one, files are not: unpin a root that a node has damaged, and pushing sends what is missing.
+        """
+        return not self._pin_remote and bool(sync(self.loop, self._holds, commit))
+
+    async def _holds(self, commit: str) -> bool:
+        return await self.writer.stands(cids.parse(commit), self._rehearsed)
+
     def _publish(self, staged: Mapping[str, Entry]) -> None:
         if staged:
             sync(self.loop, self._commit, staged)
@@ -362,7 +385,8 @@ class IPFSFileSystem(AsyncIPFSFileSystem):  # type: ignore[misc]
     async def _commit(self, staged: Mapping[str, Entry]) -> None:
         self._root = await self.writer.publish(staged)
         self.committed = cids.text(self._root)
-        self.remote_pin = await self._pinned_remotely(self._root) if self._pin_remote else None
+        wished = self._pin_remote and not self.writer.is_dry
+        self.remote_pin = await self._pinned_remotely(self._root) if wished else None
 
     async def _pinned_remotely(self, root: CID) -> RemotePin:
         service = self._pin_remote or ""

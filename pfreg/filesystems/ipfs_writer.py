@@ -13,7 +13,7 @@ Rules
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
@@ -92,11 +92,19 @@ class Writer:
     ----------
     sent : int
         Bytes of CARs that went out so far.
+    directories : sequence of CID
+        The directory blocks of the last image.
     """
 
     def __init__(self, node: Node | None) -> None:
         self._node = node
         self.sent = 0
+        self.directories: Sequence[CID] = ()
+
+    @property
+    def is_dry(self) -> bool:
+        """Whether nothing is sent."""
+        return self._node is None
 
     def begin(self) -> None:
         """Start another image: what was found out about the node for the last one may hold no more."""
@@ -142,9 +150,10 @@ class Writer:
         """
         blocks = await asyncio.to_thread(lambda: list(unixfs.tree_blocks(files)))
         root = blocks[-1].entry.cid
+        self.directories = [block.entry.cid for block in blocks]
         if self._node is None:
             return root
-        if await self._node.pins(root) and not [b for b in blocks if not await self._node.has(b.entry.cid)]:
+        if await self.stands(root, self.directories):
             return root
         if await self._node.has(root):
             try:
@@ -154,6 +163,15 @@ class Writer:
         else:
             await self._pin(self._node, root, blocks)
         return root
+
+    async def stands(self, root: CID, directories: Sequence[CID]) -> bool:
+        """Tell whether the node pins `root` and has its `directories`."""
+        if self._node is None or not await self._node.pins(root):
+            return False
+        for directory in directories:
+            if not await self._node.has(directory):
+                return False
+        return True
 
     async def _pin(self, node: Node, root: CID, blocks: list[unixfs.Block]) -> None:
         await node.pin(root, self._car(root, blocks), sum(len(block.data) for block in blocks))
