@@ -124,6 +124,7 @@ def _push(a: argparse.Namespace) -> Pushed:
             history=a.history,
             base=a.base,
             expect=a.expect,
+            dry_run=a.dry_run,
             jobs=a.jobs,
             callback=bar,
         )
@@ -240,6 +241,7 @@ def _parser() -> argparse.ArgumentParser:
 
     p = _command(commands, "push", _push, "push an image from the store to a registry")
     p.add_argument("cid", metavar="CID")
+    p.add_argument("--dry-run", action="store_true", help="only tell what would be sent, and on IPFS the root's CID")
     _add(p, "url", "store", "option", "history", "base", "expect", "jobs")
 
     p = _command(commands, "pull", _pull, "pull an image from a registry into the store")
@@ -389,9 +391,10 @@ def _lines(result: object) -> Iterator[str]:
                 f"{result.new_blobs} new blobs, {human(result.new_bytes)}, in {result.seconds:.2f} s"
             )
         case Pushed() | Copied():
+            verb = "sent" if result.published or not result.sent else "would send"
             yield f"{result.cid} at {result.reference}" + (f" ({result.committed})" if result.committed else "")
             yield (
-                f"sent {result.sent} blobs, {human(result.sent_bytes)}; copied {result.copied} there; "
+                f"{verb} {result.sent} blobs, {human(result.sent_bytes)}; copied {result.copied} there; "
                 f"{result.skipped} were there; {result.images} images in {result.seconds:.2f} s"
             )
         case Pulled():

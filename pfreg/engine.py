@@ -14,7 +14,7 @@ import contextlib
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
 from fsspec.callbacks import Callback
@@ -34,13 +34,14 @@ from pfreg.errors import (
 )
 from pfreg.fstree import Tree
 from pfreg.limits import Limits
+from pfreg.local_files import LocalFiles
 from pfreg.manifest import Manifest
 from pfreg.progress import Progress
-from pfreg.registry import Keeps, Published, Registry, parse_expect
+from pfreg.registry import Foretells, Keeps, Published, Registry, parse_expect
 from pfreg.results import Cloned, Copied, Inspection, LayerSize, Pruned, Pulled, Pushed, Verified
 from pfreg.signing import HmacSigner, HmacVerifier, Signer, Trust, Verifier, check_signature
 from pfreg.store import GRACE, Store, check_grace
-from pfreg.transfer import Moved, check_blobs, confirm, plan, transfer, workers
+from pfreg.transfer import Moved, Plan, check_blobs, confirm, plan, transfer, workers
 from pfreg.world_checkout import SetId, checkout_tree
 from pfreg.world_snapshot import Snapshotted, snapshot_folder
 
@@ -156,6 +157,7 @@ def push(
     history: int | str = 0,
     base: Place | None = None,
     expect: str | Digest | None = None,
+    dry_run: bool = False,
     jobs: int | None = None,
     callback: Callback | None = None,
 ) -> Pushed:
@@ -179,6 +181,8 @@ def push(
         Another root on the same filesystem (a parent, a sibling fork). What it has is copied there, not sent.
     expect : str or Digest, optional
         The CID that the root must hold for this push to replace it; ``"absent"`` for none.
+    dry_run : bool
+        Only tell what would be sent and, where content names the commit (IPFS), what would name it.
     jobs : int, optional
         Threads.
     callback : fsspec.callbacks.Callback, optional
@@ -201,7 +205,8 @@ def push(
     """
     start = time.perf_counter()
     target = Registry.open(url, storage_options=storage_options)
-    order = _Order(history, _base(base, target, storage_options), parse_expect(expect), jobs, Progress(callback))
+    place = _base(base, target, storage_options)
+    order = _Order(history, place, parse_expect(expect), jobs, Progress(callback), dry_run)
     local = open_store(store, create=False)
     manifest = local.manifest(cid_of(cid))
     signature = (signer or HmacSigner.for_scheme(target.scheme)).sign(manifest.raw)
@@ -584,6 +589,7 @@ class _Order:
     expect: Digest | str | None
     jobs: int | None
     progress: Progress
+    dry_run: bool = False
 
     def __post_init__(self) -> None:
         depth_of(self.history)
@@ -684,16 +690,39 @@ def _deliver(source: BlobTree, target: Registry, manifest: Manifest, signature: 
     there, beside = target.current()
     standing = there == manifest.raw and beside is not None and _vouches(beside, manifest.raw, signature, target.scheme)
     todo = plan(source, target, wanted)
+    if not (standing and not todo.todo) and _foretold(source, target, todo, manifest.raw, signature, order):
+        standing, todo = True, Plan(wanted, {}, {**todo.todo, **todo.skipped})
+    if order.dry_run:
+        sizes, skipped = todo.todo.values(), todo.skipped.values()
+        would = Moved(sent=len(sizes), sent_bytes=sum(sizes), skipped=len(skipped), skipped_bytes=sum(skipped))
+        return _Delivered(would, 1 + len(ancestors), published=False)
     if standing and not todo.todo:
         moved = transfer(source, target, todo, progress=order.progress)
         return _Delivered(moved, 1 + len(ancestors), published=False)
+    moved = _commit(source, target, todo, manifest.raw, signature, order)
+    return _Delivered(moved, 1 + len(ancestors), published=True)
+
+
+def _commit(source: BlobTree, target: Registry, todo: Plan, manifest: bytes, signature: bytes, order: _Order) -> Moved:
     with target.commit():
         moved = transfer(source, target, todo, base=order.base, jobs=order.jobs, progress=order.progress)
         if not target.transactional:
             confirm(target, todo.todo)
         target.keep(list(todo.skipped))
-        target.publish(manifest.raw, signature, expect=order.expect)
-    return _Delivered(moved, 1 + len(ancestors), published=True)
+        target.publish(manifest, signature, expect=order.expect)
+    return moved
+
+
+def _foretold(source: BlobTree, target: Registry, todo: Plan, manifest: bytes, signature: bytes, order: _Order) -> bool:
+    """Where a commit is named by what is in it, find out its name; tell whether the target has it already.
+
+    Not for a source on a network, which would be read twice, unless a dry run asks for the name.
+    """
+    if not isinstance(target.fs, Foretells) or not (order.dry_run or isinstance(source.files, LocalFiles)):
+        return False
+    with target.fs.rehearsal():
+        _commit(source, target, todo, manifest, signature, replace(order, progress=Progress()))
+    return target.committed is not None and target.fs.holds(target.committed)
 
 
 def _vouches(there: bytes, manifest: bytes, ours: bytes, scheme: str) -> bool:

@@ -359,12 +359,11 @@ def _common_schemes() -> list[str]:
     return ["file", "s3", "gs", "abfs", "sftp", "memory", *(s for s in _RESOLVERS if s not in ("file", "local"))]
 
 
-_IPFS = _IpfsResolver("pfreg.filesystems.ipfs", "VerifiedIPFSFileSystem")
 _RESOLVERS: dict[str, Resolver] = {
     "file": _FileResolver(),
     "local": _FileResolver(),
     "hf": _HfResolver("pfreg.filesystems.hf", "HfCommitFileSystem"),
     "oci": _OciResolver("pfreg.filesystems.oci", "OciFileSystem"),
-    "ipfs": _IPFS,
-    "ipns": _IPFS,
+    "ipfs": _IpfsResolver("pfreg.filesystems.ipfs", "IPFSFileSystem"),
+    "ipns": _IpfsResolver("pfreg.filesystems.ipfs", "IPNSFileSystem"),
 }

@@ -31,7 +31,7 @@ from pfreg.manifest import Manifest
 from pfreg.reference import Location, locate
 from pfreg.signing import Signature, Trust, Verifier, bridge, check_signature, signature_of
 
-__all__ = ["ABSENT", "CommitsByTransaction", "Keeps", "Published", "Registry", "parse_expect"]
+__all__ = ["ABSENT", "CommitsByTransaction", "Foretells", "Keeps", "Published", "Registry", "parse_expect"]
 
 ABSENT = "absent"
 """What ``expect=`` says when there must be no image yet."""
@@ -56,6 +56,19 @@ class Keeps(Protocol):
 
     def keep(self, paths: Sequence[str]) -> None:
         """Take files that are there already into the commit, without sending them."""
+        ...
+
+
+@runtime_checkable
+class Foretells(Protocol):
+    """A filesystem whose commits are named by what is in them, so that it can name one before it makes it."""
+
+    def rehearsal(self) -> contextlib.AbstractContextManager[None]:
+        """Give a block in which transactions send nothing; ``committed`` is then what they would have made."""
+        ...
+
+    def holds(self, commit: str) -> bool:
+        """Tell whether the commit that a rehearsal named is there already, whole and kept."""
         ...
 
 

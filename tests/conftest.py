@@ -11,6 +11,8 @@ import pytest
 
 import pfreg
 
+pytest_plugins = ["tests.servers.ipfs_fixtures"]
+
 
 def make_tree(root: Path, *, seed: int = 0, small: int = 12, large: int = 1) -> Path:
     """Make a folder with what real ones have: nested and empty folders, links, modes, equal files, large files."""

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import pytest
 
 from tests.conformance.places import Place, Registry
+from tests.servers.ipfs_gateway import TrustlessGateway, over_node
+from tests.servers.ipfs_node import IpfsNode, install
 from tests.servers.oci_places import OCI_REGISTRIES
 from tests.servers.sshd import sshd
 
@@ -51,10 +54,39 @@ def sftp(folder: Path) -> Iterator[Registry]:
         yield Registry(new, copies=False)
 
 
+class RootOf:
+    """A place on IPFS: nowhere until something is pushed there, and then the root that the last push made."""
+
+    path, fs = "", None
+
+    def __init__(self, options: Mapping[str, Any]) -> None:
+        self.options = options
+        self.url = "ipfs://"
+
+    def where(self, done: Any) -> str:
+        if done.committed:
+            self.url = f"ipfs://{done.committed}"
+        return self.url
+
+
+@contextlib.contextmanager
+def ipfs(folder: Path) -> Iterator[Registry]:
+    node = IpfsNode(install(), folder)
+    node.start()
+    gateway = TrustlessGateway(over_node(node.rpc))
+    try:
+        options = {"rpc": node.rpc, "gateway_addr": gateway.url}
+        yield Registry(lambda name: RootOf(options), overlays=False, any_name=False)
+    finally:
+        gateway.close()
+        node.kill()
+
+
 REGISTRIES: dict[str, Callable[[Path], AbstractContextManager[Registry]]] = {
     "memory": memory,
     "file": file,
     "sftp": sftp,
+    "ipfs": ipfs,
     **OCI_REGISTRIES,
 }
 

@@ -56,19 +56,27 @@ def test_a_url_with_a_password_is_redacted_whatever_its_name(value: str) -> None
     assert built({"PLACE": value}) == {"PLACE": "<redacted>"}
 
 
-@pytest.mark.parametrize("value", ["https://host/path", "https://user@host", "git@host:repo", "a:b@c", "http://h/a:b@c", "://"])
+@pytest.mark.parametrize(
+    "value", ["https://host/path", "https://user@host", "git@host:repo", "a:b@c", "http://h/a:b@c", "://"]
+)
 def test_a_url_without_one_is_kept(value: str) -> None:
     assert built({"PLACE": value}) == {"PLACE": value}
 
 
-@pytest.mark.parametrize("value", ["a" * (1 << 20), "a://" + ":" * (1 << 20), "a://b:c" * (1 << 18)], ids=["word", "colons", "urls"])
+@pytest.mark.parametrize(
+    "value", ["a" * (1 << 20), "a://" + ":" * (1 << 20), "a://b:c" * (1 << 18)], ids=["word", "colons", "urls"]
+)
 def test_a_long_value_takes_linear_time(value: str) -> None:
     assert built({"LONG": value}) == {"LONG": value}  # the quadratic way would take an hour
 
 
 def test_more_can_be_redacted_and_the_names_can_be_left_alone() -> None:
     variables = {"INTERNAL_HOST": "h", "API_KEY": "k", "LANG": "C"}
-    assert built(variables, redact=["^INTERNAL_"]) == {"API_KEY": "<redacted>", "INTERNAL_HOST": "<redacted>", "LANG": "C"}
+    assert built(variables, redact=["^INTERNAL_"]) == {
+        "API_KEY": "<redacted>",
+        "INTERNAL_HOST": "<redacted>",
+        "LANG": "C",
+    }
     assert built(variables, redact_secrets=False) == variables
     assert built(variables, redact=["LANG"], redact_secrets=False)["LANG"] == "<redacted>"
 

@@ -143,7 +143,12 @@ def test_a_malformed_secret_is_refused() -> None:
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 
 
-@given(st.lists(st.fixed_dictionaries({"tool_id": texts.filter(bool)}, optional={"idempotency_key": texts, "ts": texts}), max_size=5))
+@given(
+    st.lists(
+        st.fixed_dictionaries({"tool_id": texts.filter(bool)}, optional={"idempotency_key": texts, "ts": texts}),
+        max_size=5,
+    )
+)
 def test_whatever_is_recorded_verifies(effects: list[dict[str, str]]) -> None:
     assert verify_ledger(build_ledger(effects, secret_hex="ab" * 32), secret_hex="ab" * 32) == len(effects)
 
