@@ -1,0 +1,400 @@
+"""The Hugging Face Hub for readers: every revision pinned to one commit.
+
+Rules
+-----
+- A revision is resolved to a commit once per instance, and everything is read at that commit; that there is none is
+  remembered as well. ``invalidate_cache()`` looks again.
+- Reading a file costs one request, and none to look it up: repositories are large, and calls are counted.
+- Nothing is hidden: only what is truly absent does not exist; refused, unreachable and broken raise.
+- What was listed at a commit stays true, so it is not asked for again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, BinaryIO
+
+from fsspec.callbacks import DEFAULT_CALLBACK, Callback
+from huggingface_hub import HfApi, get_token, hf_hub_url
+from huggingface_hub.hf_api import RepoFile, RepoFolder
+from huggingface_hub.hf_file_system import HfFileSystem
+from huggingface_hub.utils import build_hf_headers
+
+from pfreg.errors import BadOption, ImageNotFound, UnsupportedRegistry
+from pfreg.filesystems.hf_calls import Patience, call, transferring, translated
+from pfreg.filesystems.hf_commit import Stored
+from pfreg.filesystems.hf_place import Branch, HubPath, PinnedPath
+from pfreg.filesystems.hf_read import HubFile, Progress, receive
+from pfreg.filesystems.hf_repository import head_of, references
+
+__all__ = ["HfPinnedFileSystem"]
+
+LOOK_UP = 1_000
+"""Paths that one request may ask about."""
+
+
+class HfPinnedFileSystem(HfFileSystem):
+    """Repositories of the Hugging Face Hub, each read at one commit.
+
+    Parameters
+    ----------
+    endpoint : str, optional
+        URL of the Hub; else ``HF_ENDPOINT``, else huggingface.co.
+    token : str or bool, optional
+        An access token; else ``HF_TOKEN``, else that of ``hf auth login``. False reads anonymously.
+    retry_for : float
+        Seconds for which a failing call is repeated.
+    **storage_options
+        For fsspec.
+    """
+
+    cachable = False
+
+    def __init__(
+        self,
+        *args: Any,
+        endpoint: str | None = None,
+        token: str | bool | None = None,
+        retry_for: float = 90.0,
+        **storage_options: Any,
+    ) -> None:
+        endpoint = (endpoint or os.environ.get("HF_ENDPOINT") or "").rstrip("/") or None
+        super().__init__(*args, endpoint=endpoint, token=token, **storage_options)
+        self.retry_for = retry_for
+        self._pins: dict[Branch, str | ImageNotFound] = {}
+        self._listings: dict[Branch, dict[str, dict[str, Stored]]] = {}
+        self._pin_lock = threading.RLock()
+
+    @property
+    def api(self) -> HfApi:
+        """The Hub's client, with our endpoint and token."""
+        return self._api
+
+    @property
+    def has_token(self) -> bool:
+        """Whether requests carry a token."""
+        return self.token is not False and (isinstance(self.token, str) or get_token() is not None)
+
+    def patience(self) -> Patience:
+        """Return a new deadline."""
+        return Patience(self.retry_for)
+
+    # -- revisions and commits ---------------------------------------------------------------------------------------
+
+    def commit_of(self, place: Branch | str) -> str:
+        """Return the commit that a path, or a branch, is read at.
+
+        Raises
+        ------
+        ImageNotFound
+            If there is no such repository or revision.
+        AccessDenied, TransferError
+            If the Hub refuses or fails.
+        """
+        branch = place if isinstance(place, Branch) else HubPath.parse(self._strip_protocol(place)).branch
+        with self._pin_lock:
+            if branch not in self._pins:
+                self._pins[branch] = self._look_up(branch)
+            pinned = self._pins[branch]
+        if isinstance(pinned, ImageNotFound):
+            raise pinned
+        return pinned
+
+    def _look_up(self, branch: Branch) -> str | ImageNotFound:
+        try:
+            return head_of(self.api, branch, self.patience())
+        except ImageNotFound as error:
+            return error
+
+    def pin(self, branch: Branch, commit: str) -> None:
+        """Read `branch` at `commit` from now on."""
+        with self._pin_lock:
+            self._pins[branch] = commit
+            self._listings.pop(branch, None)
+            self.dircache.clear()
+
+    def tags(self, path: str) -> dict[str, str]:
+        """Return the branches and tags of a repository, and the commit that each names.
+
+        Parameters
+        ----------
+        path : str
+            Any path in the repository.
+
+        Raises
+        ------
+        ImageNotFound
+            If there is no such repository.
+        AccessDenied, TransferError
+            If the Hub refuses or fails.
+        """
+        refs = references(self.api, self._place(path).branch, self.patience())
+        return {ref.name: ref.target_commit for ref in [*refs.branches, *refs.tags]}
+
+    def resolve_path(self, path: str, revision: str | None = None) -> PinnedPath:
+        """Return what `path` means, at the commit that its revision is pinned to.
+
+        Raises
+        ------
+        BadReference
+            If it names no repository.
+        ImageNotFound, AccessDenied, TransferError
+            As :meth:`commit_of` says.
+        """
+        place = self._place(path, revision)
+        branch = place.branch
+        return PinnedPath(branch.repo_type, branch.repo_id, self.commit_of(branch), place.path, named=place.root)
+
+    def invalidate_cache(self, path: str | None = None) -> None:
+        """Forget what was listed, and look revisions up again when they are next used."""
+        with self._pin_lock:
+            self._pins.clear()
+            self._listings.clear()
+            self.dircache.clear()
+
+    def _place(self, path: str, revision: str | None = None) -> HubPath:
+        return HubPath.parse(self._strip_protocol(path), revision)
+
+    # -- what is there -----------------------------------------------------------------------------------------------
+
+    def info(self, path: str, refresh: bool = False, revision: str | None = None, **kwargs: Any) -> dict[str, Any]:
+        """Describe a file or folder: from a listing where there is one, else by one request.
+
+        Raises
+        ------
+        FileNotFoundError
+            If it is absent.
+        AccessDenied, TransferError
+            If the Hub refuses or fails.
+        """
+        resolved = self.resolve_path(path, revision)
+        name, parent = resolved.unresolve(), self._parent(resolved.unresolve())
+        if not resolved.path:
+            return {"name": name, "size": 0, "type": "directory"}
+        entries = self.dircache.get(parent)
+        if entries is None and not self._is_listed(resolved):
+            entries = [_entry(found, resolved.root) for found in self._paths_info(resolved, [resolved.path])]
+        for entry in entries or ():
+            if entry["name"] == name:
+                return dict(entry)
+        raise FileNotFoundError(path)
+
+    def find(
+        self,
+        path: str,
+        maxdepth: int | None = None,
+        withdirs: bool = False,
+        detail: bool = False,
+        refresh: bool = False,
+        revision: str | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """List the files below `path`; an empty answer means that there are none, whatever ``on_error`` says.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is no such repository or revision.
+        AccessDenied, TransferError
+            If the Hub refuses or fails.
+        """
+        place = self._place(path, revision)
+        with translated("list", str(place.branch)):
+            entries = super().find(path, maxdepth, withdirs, detail=True, revision=revision)
+        assert isinstance(entries, dict)
+        if maxdepth is None:
+            skip = len(place.root) + 1
+            listing = {name[skip:]: _stored(entry) for name, entry in entries.items() if entry["type"] == "file"}
+            with self._pin_lock:
+                self._listings.setdefault(place.branch, {})[place.path] = listing
+        return entries if detail else list(entries)
+
+    def ls(
+        self, path: str, detail: bool = True, refresh: bool = False, revision: str | None = None, **kwargs: Any
+    ) -> Any:
+        """List a folder.
+
+        Raises
+        ------
+        FileNotFoundError
+            If it is absent.
+        AccessDenied, TransferError
+            If the Hub refuses or fails.
+        """
+        with translated("list", path):
+            return super().ls(path, detail=detail, revision=revision)
+
+    def exists(self, path: str, **kwargs: Any) -> bool:
+        """Whether there is a file or folder; a refusal or a failure raises instead of saying no."""
+        try:
+            self.info(path, **kwargs)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def isdir(self, path: str) -> bool:
+        """Whether there is a folder; a refusal or a failure raises instead of saying no."""
+        return self.exists(path) and self.info(path)["type"] == "directory"
+
+    def isfile(self, path: str) -> bool:
+        """Whether there is a file; a refusal or a failure raises instead of saying no."""
+        return self.exists(path) and self.info(path)["type"] == "file"
+
+    def stored(self, branch: Branch, paths: Sequence[str]) -> dict[str, Stored]:
+        """Return what the commit that `branch` is pinned to has under `paths`, absent ones left out."""
+        listings = self._listings.get(branch, {})
+        known: dict[str, Stored] = {}
+        unknown = []
+        for path in paths:
+            listing = next((listings[above] for above in _above(path) if above in listings), None)
+            if listing is None:
+                unknown.append(path)
+            elif path in listing:
+                known[path] = listing[path]
+        root = PinnedPath(branch.repo_type, branch.repo_id, self.commit_of(branch), "")
+        for at in range(0, len(unknown), LOOK_UP):
+            for entry in self._paths_info(root, unknown[at : at + LOOK_UP]):
+                if isinstance(entry, RepoFile):
+                    known[entry.path] = Stored.of(entry)
+        return known
+
+    def _is_listed(self, resolved: PinnedPath) -> bool:
+        """Whether a listing below some folder above the path is known, so that absent means absent."""
+        branch = HubPath.parse(resolved.root).branch
+        return any(above in self._listings.get(branch, {}) for above in _above(resolved.path))
+
+    def _paths_info(self, resolved: PinnedPath, paths: Sequence[str]) -> list[RepoFile | RepoFolder]:
+        return call(
+            lambda: self.api.get_paths_info(
+                resolved.repo_id, list(paths), repo_type=resolved.repo_type, revision=resolved.revision
+            ),
+            operation="look up",
+            place=resolved.unresolve(),
+            patience=self.patience(),
+        )
+
+    # -- reading -----------------------------------------------------------------------------------------------------
+
+    def cat_file(self, path: str, start: int | None = None, end: int | None = None, **kwargs: Any) -> bytes:
+        """Return the bytes of a file, or those from `start` to `end`, in one request.
+
+        Raises
+        ------
+        FileNotFoundError
+            If it is absent.
+        AccessDenied, TransferError
+            If the Hub refuses or fails.
+        """
+        if (start or 0) < 0 or (end is not None and end < 0):
+            size = self.info(path)["size"]
+            start, end, _ = slice(start, end).indices(size)
+        out = io.BytesIO()
+        if end is None or end > (start or 0):
+            self._download(self.resolve_path(path), out, start or 0, end)
+        return out.getvalue()
+
+    def get_file(
+        self,
+        rpath: str,
+        lpath: str | BinaryIO | None = None,
+        callback: Callback = DEFAULT_CALLBACK,
+        outfile: BinaryIO | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Copy a file to a local path or into an open file: through Xet where a listing says so, else in one request.
+
+        Raises
+        ------
+        FileNotFoundError
+            If it is absent.
+        AccessDenied, TransferError
+            If the Hub refuses or fails; no partial file is left at a local path then.
+        """
+        target = outfile if outfile is not None else lpath
+        resolved = self.resolve_path(rpath)
+        if target is None:
+            raise BadOption("nowhere to copy it to", operation="read", place=rpath)
+        if not isinstance(target, (str, os.PathLike)):
+            self._download(resolved, target, 0, None)
+            return
+        if not resolved.path or any(e["type"] == "directory" for e in self._known(resolved)):
+            os.makedirs(target, exist_ok=True)
+            return
+        os.makedirs(os.path.dirname(os.path.abspath(target)), exist_ok=True)
+        try:
+            if any(entry.get("xet_hash") for entry in self._known(resolved)):
+                with transferring("read", rpath):
+                    super().get_file(rpath, target)
+            else:
+                with open(target, "wb") as out:
+                    self._download(resolved, out, 0, None)
+        except BaseException:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(target)
+            raise
+        callback.set_size(os.path.getsize(target))
+        callback.absolute_update(os.path.getsize(target))
+
+    def _known(self, resolved: PinnedPath) -> list[dict[str, Any]]:
+        """Return what a listing said about a path, without asking for one."""
+        name = resolved.unresolve()
+        return [entry for entry in self.dircache.get(self._parent(name), ()) if entry["name"] == name]
+
+    def _download(self, resolved: PinnedPath, out: BinaryIO, start: int, end: int | None) -> None:
+        """Stream a file, or a part of it, into `out`; go on where a lost connection broke off."""
+        url = hf_hub_url(
+            resolved.repo_id,
+            resolved.path,
+            repo_type=resolved.repo_type,
+            revision=resolved.revision,
+            endpoint=self.endpoint,
+        )
+        headers = build_hf_headers(token=self.token)
+        progress = Progress(start)
+        call(
+            lambda: receive(url, headers, out, progress, end),
+            operation="read",
+            place=resolved.unresolve(),
+            patience=self.patience(),
+        )
+
+    def _open(
+        self,
+        path: str,
+        mode: str = "rb",
+        block_size: int | None = None,
+        revision: str | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        if mode != "rb":
+            raise UnsupportedRegistry(f"files here cannot be opened with mode {mode!r}", place=path)
+        kwargs.pop("autocommit", None)
+        size = {} if block_size is None else {"block_size": block_size}
+        return HubFile(self, self.resolve_path(path, revision).unresolve(), **size, **kwargs)
+
+    def _get_instance_state(self) -> dict[str, Any]:
+        return {"_pins": dict(self._pins)}
+
+
+def _entry(found: RepoFile | RepoFolder, root: str) -> dict[str, Any]:
+    """Return what the parent's listings say of a file or folder."""
+    entry: dict[str, Any] = {"name": f"{root}/{found.path}", "size": 0, "type": "directory"}
+    if isinstance(found, RepoFile):
+        entry |= {"size": found.size, "type": "file", "blob_id": found.blob_id}
+        entry |= {"lfs": found.lfs, "xet_hash": found.xet_hash}
+    return entry
+
+
+def _stored(entry: Mapping[str, Any]) -> Stored:
+    return Stored(entry["size"], entry["blob_id"], entry["lfs"].sha256 if entry["lfs"] else None)
+
+
+def _above(path: str) -> Iterator[str]:
+    """Yield the folders above `path`, the root of the repository last."""
+    while path:
+        path = path.rpartition("/")[0]
+        yield path
