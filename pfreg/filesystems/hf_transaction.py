@@ -216,6 +216,8 @@ class HfCommitTransaction(Transaction):  # type: ignore[misc]  # fsspec has no t
             self._open.discard(file)
             if not keep:
                 os.unlink(file.local)
+                if self._solo:
+                    self.discard()
                 return
             self._add(file.path, CommitOperationAdd(file.path.path, file.local), temporary=file.local)
             if self._solo:
