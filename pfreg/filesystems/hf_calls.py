@@ -168,7 +168,7 @@ def transferring(operation: str, place: str) -> Iterator[None]:
         else:
             words = _QUERY.sub("?...", str(error))
             failure = TransferError(words, operation=operation, place=place, hint="run it again")
-    raise failure
+    raise failure from None
 
 
 def status(error: BaseException) -> int:

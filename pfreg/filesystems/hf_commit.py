@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from huggingface_hub import CommitOperationAdd, CommitOperationCopy, CommitOperationDelete, HfApi
 from huggingface_hub.hf_api import RepoFile
@@ -138,7 +138,7 @@ def commit_once(
             failure = error
         else:
             if not changed and commit != parent:
-                _check_only_added(push, parent, commit, patience)
+                _onto(push, parent, commit, patience)
             return commit
         if status(failure) != _MOVED and not passes(failure):
             raise translate(failure, operation="commit", place=str(branch)) from failure
@@ -150,7 +150,9 @@ def commit_once(
         elif landed := _landed(push, parent, patience):
             return landed
         else:
-            _check_only_added(push, parent, head, patience)
+            push = replace(push, operations=_onto(push, parent, head, patience))
+            if not push.operations:
+                return head
             parent = head
 
 
@@ -188,19 +190,24 @@ def _landed(push: Push, parent: str, patience: Patience) -> str | None:
     return call(look, operation="look for our commit", place=str(branch), patience=patience)
 
 
-def _check_only_added(push: Push, parent: str, head: str, patience: Patience) -> None:
-    """Refuse unless everything between `parent` and `head` only added files that do not touch ours."""
+def _onto(push: Push, parent: str, head: str, patience: Patience) -> list[Operation]:
+    """Return the operations that are left to do on top of `head`, which somebody else moved the branch to.
+
+    Raises
+    ------
+    Conflict
+        If they did anything else than adding files, or added one of ours with other content.
+    """
     before, after = (_files(push, commit, patience) for commit in (parent, head))
     ours = {op.path_in_repo: op for op in push.operations}
     for path, entry in before.items():
         if after.get(path) != entry:
             raise _conflict(push, head, path)
-    for path in after.keys() - before.keys():
-        ours_here = ours.get(path)
-        if ours_here is None:
-            continue
-        if not isinstance(ours_here, CommitOperationAdd) or not after[path].holds(ours_here):
+    for path in ours.keys() & (after.keys() - before.keys()):
+        operation = ours.pop(path)
+        if not isinstance(operation, CommitOperationAdd) or not after[path].holds(operation):
             raise _conflict(push, head, path)
+    return list(ours.values())
 
 
 def _conflict(push: Push, head: str, path: str) -> Conflict:

@@ -172,16 +172,13 @@ class HfPinnedFileSystem(HfFileSystem):
             If the Hub refuses or fails.
         """
         resolved = self.resolve_path(path, revision)
-        name, parent = resolved.unresolve(), self._parent(resolved.unresolve())
-        if not resolved.path:
-            return {"name": name, "size": 0, "type": "directory"}
-        entries = self.dircache.get(parent)
-        if entries is None and not self._is_listed(resolved):
-            entries = [_entry(found, resolved.root) for found in self._paths_info(resolved, [resolved.path])]
-        for entry in entries or ():
-            if entry["name"] == name:
-                return dict(entry)
-        raise FileNotFoundError(path)
+        entry = self._known(resolved)
+        if not entry and not self._is_listed(resolved):
+            found = self._paths_info(resolved, [resolved.path])
+            entry = _entry(found[0], resolved.root) if found else {}
+        if not entry:
+            raise FileNotFoundError(path)
+        return entry
 
     def find(
         self,
@@ -321,12 +318,13 @@ class HfPinnedFileSystem(HfFileSystem):
         if not isinstance(target, (str, os.PathLike)):
             self._download(resolved, target, 0, None)
             return
-        if not resolved.path or any(e["type"] == "directory" for e in self._known(resolved)):
+        known = self._known(resolved)
+        if known.get("type") == "directory":
             os.makedirs(target, exist_ok=True)
             return
         os.makedirs(os.path.dirname(os.path.abspath(target)), exist_ok=True)
         try:
-            if any(entry.get("xet_hash") for entry in self._known(resolved)):
+            if known.get("xet_hash"):
                 with transferring("read", rpath):
                     super().get_file(rpath, target)
             else:
@@ -339,10 +337,12 @@ class HfPinnedFileSystem(HfFileSystem):
         callback.set_size(os.path.getsize(target))
         callback.absolute_update(os.path.getsize(target))
 
-    def _known(self, resolved: PinnedPath) -> list[dict[str, Any]]:
-        """Return what a listing said about a path, without asking for one."""
+    def _known(self, resolved: PinnedPath) -> dict[str, Any]:
+        """Return what listings say about a path, without asking for one: nothing, perhaps."""
         name = resolved.unresolve()
-        return [entry for entry in self.dircache.get(self._parent(name), ()) if entry["name"] == name]
+        if not resolved.path or name in self.dircache:
+            return {"name": name, "size": 0, "type": "directory"}
+        return next((dict(entry) for entry in self.dircache.get(self._parent(name), ()) if entry["name"] == name), {})
 
     def _download(self, resolved: PinnedPath, out: BinaryIO, start: int, end: int | None) -> None:
         """Stream a file, or a part of it, into `out`; go on where a lost connection broke off."""

@@ -21,7 +21,7 @@ from pfreg.errors import BadReference
 __all__ = ["Branch", "HubPath", "PinnedPath"]
 
 _PATH = re.compile(
-    r"(?P<root>(?:(?P<kind>datasets|spaces|models)/)?(?P<repo>[^/@]+/[^/@]+)"
+    r"(?P<root>(?:(?P<kind>datasets|spaces|models)/)?(?!(?:datasets|spaces|models|buckets)/)(?P<repo>[^/@]+/[^/@]+)"
     r"(?:@(?P<revision>refs/(?:pr|convert)/[^/]+|[^/]+))?)"
     r"(?:/(?P<path>.*))?\Z",
     re.DOTALL,

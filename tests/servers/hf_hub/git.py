@@ -87,6 +87,7 @@ class Repository:
         self.folder = folder
         self._lock = threading.Lock()
         self.entries = functools.lru_cache(maxsize=16)(self._entries)
+        self.small_blob = functools.lru_cache(maxsize=16)(self.blob)
 
     @classmethod
     def create(cls, folder: Path) -> Repository:

@@ -67,7 +67,7 @@ class HubRepository:
     def is_outside_git(self, commit: str, path: str, size: int, largest_inline: int) -> bool:
         """Whether the Hub keeps a file beside git, by its size or by the repository's .gitattributes."""
         attributes = self.git.entries(commit).get(".gitattributes")
-        lines = self.git.blob(attributes.oid).decode().splitlines() if attributes else []
+        lines = self.git.small_blob(attributes.oid).decode().splitlines() if attributes else []
         patterns = [line.split()[0] for line in lines if "filter=lfs" in line]
         name = path.rpartition("/")[2]
         return size > largest_inline or any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
