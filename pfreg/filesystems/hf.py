@@ -22,7 +22,7 @@ from huggingface_hub.errors import RevisionNotFoundError
 
 from pfreg.errors import ImageNotFound, TargetExists, UnsupportedRegistry
 from pfreg.filesystems.hf_pinned import HfPinnedFileSystem
-from pfreg.filesystems.hf_place import Branch
+from pfreg.filesystems.hf_place import HubPath
 from pfreg.filesystems.hf_repository import head_of, is_branch, make_branch
 from pfreg.filesystems.hf_transaction import HfCommitTransaction
 
@@ -180,8 +180,8 @@ class HfCommitFileSystem(HfPinnedFileSystem):
         if self.exists(path):
             raise TargetExists("there is such a file already", operation="create", place=path)
 
-    def prepare(self, branch: Branch) -> str:
-        """Make sure that `branch` can take a commit, and return the commit that it stands at.
+    def prepare(self, place: HubPath) -> str:
+        """Make sure that the branch of `place` can take a commit, and return the commit that it stands at.
 
         Raises
         ------
@@ -192,6 +192,7 @@ class HfCommitFileSystem(HfPinnedFileSystem):
         AccessDenied, TransferError
             If the Hub refuses or fails.
         """
+        branch = place.branch
         if branch.is_commit:
             raise UnsupportedRegistry("a commit cannot be changed", place=str(branch), hint="name a branch")
         try:
@@ -202,7 +203,7 @@ class HfCommitFileSystem(HfPinnedFileSystem):
             make_branch(self.api, branch, error, public=self.public, patience=self.patience())
             self.pin(branch, head_of(self.api, branch, self.patience()))
             if not isinstance(error.__cause__, RevisionNotFoundError):
-                self._listings[branch] = {"": {}}
+                self.dircache[place.root] = []
             return self.commit_of(branch)
         if branch.name != "main" and not is_branch(self.api, branch, self.patience()):
             raise UnsupportedRegistry("a tag cannot be changed", place=str(branch), hint="name a branch")

@@ -3,7 +3,8 @@
 Rules
 -----
 - A revision is resolved to a commit once per instance, and everything is read at that commit; that there is none is
-  remembered as well. ``invalidate_cache()`` looks again.
+  remembered as well. What is listed of a commit cannot become stale, so ``invalidate_cache()`` has nothing to do;
+  ``refresh()`` looks where the revisions are now.
 - Reading a file costs one request, and none to look it up: repositories are large, and calls are counted.
 - Nothing is hidden: only what is truly absent does not exist; refused, unreachable and broken raise.
 - What was listed at a commit stays true, so it is not asked for again.
@@ -15,7 +16,8 @@ import contextlib
 import io
 import os
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, BinaryIO
 
 from fsspec.callbacks import DEFAULT_CALLBACK, Callback
@@ -32,6 +34,9 @@ from pfreg.filesystems.hf_read import HubFile, Progress, receive
 from pfreg.filesystems.hf_repository import head_of, references
 
 __all__ = ["HfPinnedFileSystem"]
+
+READ_AHEAD = 1 << 20
+"""Bytes that an opened file fetches at a time."""
 
 LOOK_UP = 1_000
 """Paths that one request may ask about."""
@@ -66,7 +71,6 @@ class HfPinnedFileSystem(HfFileSystem):
         super().__init__(*args, endpoint=endpoint, token=token, **storage_options)
         self.retry_for = retry_for
         self._pins: dict[Branch, str | ImageNotFound] = {}
-        self._listings: dict[Branch, dict[str, dict[str, Stored]]] = {}
         self._pin_lock = threading.RLock()
 
     @property
@@ -114,7 +118,6 @@ class HfPinnedFileSystem(HfFileSystem):
         """Read `branch` at `commit` from now on."""
         with self._pin_lock:
             self._pins[branch] = commit
-            self._listings.pop(branch, None)
             self.dircache.clear()
 
     def tags(self, path: str) -> dict[str, str]:
@@ -150,10 +153,12 @@ class HfPinnedFileSystem(HfFileSystem):
         return PinnedPath(branch.repo_type, branch.repo_id, self.commit_of(branch), place.path, named=place.root)
 
     def invalidate_cache(self, path: str | None = None) -> None:
-        """Forget what was listed, and look revisions up again when they are next used."""
+        """Do nothing: what is known of a commit stays true. To see newer commits, :meth:`refresh`."""
+
+    def refresh(self) -> None:
+        """Forget which commits the revisions stood at, so that each is looked up when it is next used."""
         with self._pin_lock:
             self._pins.clear()
-            self._listings.clear()
             self.dircache.clear()
 
     def _place(self, path: str, revision: str | None = None) -> HubPath:
@@ -172,8 +177,11 @@ class HfPinnedFileSystem(HfFileSystem):
             If the Hub refuses or fails.
         """
         resolved = self.resolve_path(path, revision)
-        entry = self._known(resolved)
-        if not entry and not self._is_listed(resolved):
+        entry = self._look(resolved)
+        if entry is None and "/" not in resolved.path:
+            self.ls(resolved.root)  # as cheap as one look, and answers for manifest and signature alike
+            entry = self._look(resolved)
+        if entry is None:
             found = self._paths_info(resolved, [resolved.path])
             entry = _entry(found[0], resolved.root) if found else {}
         if not entry:
@@ -199,15 +207,11 @@ class HfPinnedFileSystem(HfFileSystem):
         AccessDenied, TransferError
             If the Hub refuses or fails.
         """
-        place = self._place(path, revision)
-        with translated("list", str(place.branch)):
-            entries = super().find(path, maxdepth, withdirs, detail=True, revision=revision)
-        assert isinstance(entries, dict)
-        if maxdepth is None:
-            skip = len(place.root) + 1
-            listing = {name[skip:]: _stored(entry) for name, entry in entries.items() if entry["type"] == "file"}
-            with self._pin_lock:
-                self._listings.setdefault(place.branch, {})[place.path] = listing
+        resolved = self.resolve_path(path, revision)
+        entries: dict[str, Any] = {}
+        if self._look(resolved) != {}:
+            with translated("list", resolved.unresolve()):
+                entries = super().find(path, maxdepth, withdirs, detail=True, revision=revision)  # type: ignore[assignment]
         return entries if detail else list(entries)
 
     def ls(
@@ -241,28 +245,30 @@ class HfPinnedFileSystem(HfFileSystem):
         """Whether there is a file; a refusal or a failure raises instead of saying no."""
         return self.exists(path) and self.info(path)["type"] == "file"
 
-    def stored(self, branch: Branch, paths: Sequence[str]) -> dict[str, Stored]:
-        """Return what the commit that `branch` is pinned to has under `paths`, absent ones left out."""
-        listings = self._listings.get(branch, {})
-        known: dict[str, Stored] = {}
-        unknown = []
-        for path in paths:
-            listing = next((listings[above] for above in _above(path) if above in listings), None)
-            if listing is None:
-                unknown.append(path)
-            elif path in listing:
-                known[path] = listing[path]
-        root = PinnedPath(branch.repo_type, branch.repo_id, self.commit_of(branch), "")
+    def stored(self, root: HubPath, paths: Sequence[str]) -> dict[str, Stored]:
+        """Return what there is under `paths` in the repository of `root`, absent ones left out."""
+        top = self.resolve_path(root.root)
+        if any("/" not in path for path in paths) and top.root not in self.dircache:
+            self.ls(top.root)
+        known = {path: self._look(replace(top, path_in_repo=path)) for path in paths}
+        unknown = [path for path, entry in known.items() if entry is None]
         for at in range(0, len(unknown), LOOK_UP):
-            for entry in self._paths_info(root, unknown[at : at + LOOK_UP]):
-                if isinstance(entry, RepoFile):
-                    known[entry.path] = Stored.of(entry)
-        return known
+            found = self._paths_info(top, unknown[at : at + LOOK_UP])
+            known.update((entry.path, _entry(entry, top.root)) for entry in found)
+        return {path: _stored(entry) for path, entry in known.items() if entry and entry["type"] == "file"}
 
-    def _is_listed(self, resolved: PinnedPath) -> bool:
-        """Whether a listing below some folder above the path is known, so that absent means absent."""
-        branch = HubPath.parse(resolved.root).branch
-        return any(above in self._listings.get(branch, {}) for above in _above(resolved.path))
+    def _look(self, resolved: PinnedPath) -> dict[str, Any] | None:
+        """Return what listings say about a path, without asking for one: empty if absent, None if they do not say."""
+        name = resolved.unresolve()
+        if not resolved.path or name in self.dircache:
+            return {"name": name, "size": 0, "type": "directory"}
+        child, folder = name, self._parent(name)
+        while folder not in self.dircache and child != resolved.root:
+            child, folder = folder, self._parent(folder)
+        listed = next((entry for entry in self.dircache.get(folder, ()) if entry["name"] == child), None)
+        if folder not in self.dircache or (listed and child != name and listed["type"] == "directory"):
+            return None
+        return dict(listed) if listed and child == name else {}
 
     def _paths_info(self, resolved: PinnedPath, paths: Sequence[str]) -> list[RepoFile | RepoFolder]:
         return call(
@@ -291,7 +297,7 @@ class HfPinnedFileSystem(HfFileSystem):
             start, end, _ = slice(start, end).indices(size)
         out = io.BytesIO()
         if end is None or end > (start or 0):
-            self._download(self.resolve_path(path), out, start or 0, end)
+            self._download(self.resolve_path(path), out, start or 0, end, DEFAULT_CALLBACK)
         return out.getvalue()
 
     def get_file(
@@ -316,9 +322,9 @@ class HfPinnedFileSystem(HfFileSystem):
         if target is None:
             raise BadOption("nowhere to copy it to", operation="read", place=rpath)
         if not isinstance(target, (str, os.PathLike)):
-            self._download(resolved, target, 0, None)
+            self._download(resolved, target, 0, None, callback)
             return
-        known = self._known(resolved)
+        known = self._look(resolved) or {}
         if known.get("type") == "directory":
             os.makedirs(target, exist_ok=True)
             return
@@ -327,24 +333,16 @@ class HfPinnedFileSystem(HfFileSystem):
             if known.get("xet_hash"):
                 with transferring("read", rpath):
                     super().get_file(rpath, target)
+                callback.relative_update(known["size"])
             else:
                 with open(target, "wb") as out:
-                    self._download(resolved, out, 0, None)
+                    self._download(resolved, out, 0, None, callback)
         except BaseException:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(target)
             raise
-        callback.set_size(os.path.getsize(target))
-        callback.absolute_update(os.path.getsize(target))
 
-    def _known(self, resolved: PinnedPath) -> dict[str, Any]:
-        """Return what listings say about a path, without asking for one: nothing, perhaps."""
-        name = resolved.unresolve()
-        if not resolved.path or name in self.dircache:
-            return {"name": name, "size": 0, "type": "directory"}
-        return next((dict(entry) for entry in self.dircache.get(self._parent(name), ()) if entry["name"] == name), {})
-
-    def _download(self, resolved: PinnedPath, out: BinaryIO, start: int, end: int | None) -> None:
+    def _download(self, resolved: PinnedPath, out: BinaryIO, start: int, end: int | None, callback: Callback) -> None:
         """Stream a file, or a part of it, into `out`; go on where a lost connection broke off."""
         url = hf_hub_url(
             resolved.repo_id,
@@ -356,7 +354,7 @@ class HfPinnedFileSystem(HfFileSystem):
         headers = build_hf_headers(token=self.token)
         progress = Progress(start)
         call(
-            lambda: receive(url, headers, out, progress, end),
+            lambda: receive(url, headers, out, progress, end, callback),
             operation="read",
             place=resolved.unresolve(),
             patience=self.patience(),
@@ -372,9 +370,7 @@ class HfPinnedFileSystem(HfFileSystem):
     ) -> Any:
         if mode != "rb":
             raise UnsupportedRegistry(f"files here cannot be opened with mode {mode!r}", place=path)
-        kwargs.pop("autocommit", None)
-        size = {} if block_size is None else {"block_size": block_size}
-        return HubFile(self, self.resolve_path(path, revision).unresolve(), **size, **kwargs)
+        return HubFile(self, self.resolve_path(path, revision).unresolve(), block_size or self.block_size or READ_AHEAD)
 
     def _get_instance_state(self) -> dict[str, Any]:
         return {"_pins": dict(self._pins)}
@@ -391,10 +387,3 @@ def _entry(found: RepoFile | RepoFolder, root: str) -> dict[str, Any]:
 
 def _stored(entry: Mapping[str, Any]) -> Stored:
     return Stored(entry["size"], entry["blob_id"], entry["lfs"].sha256 if entry["lfs"] else None)
-
-
-def _above(path: str) -> Iterator[str]:
-    """Yield the folders above `path`, the root of the repository last."""
-    while path:
-        path = path.rpartition("/")[0]
-        yield path

@@ -75,6 +75,10 @@ class HubPath:
     root: str
     path: str
 
+    def at(self, path: str) -> HubPath:
+        """Return another path of the same repository and revision."""
+        return HubPath(self.branch, self.root, path)
+
     @classmethod
     def parse(cls, text: str, revision: str | None = None) -> HubPath:
         """Take `text` apart.

@@ -10,14 +10,15 @@ Rules
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from fsspec.spec import AbstractBufferedFile
+from fsspec.callbacks import Callback
 from huggingface_hub.utils import get_session, hf_raise_for_status
 
 if TYPE_CHECKING:
-    from pfreg.filesystems.hf import HfCommitFileSystem
+    from pfreg.filesystems.hf_pinned import HfPinnedFileSystem
 
 __all__ = ["HubFile", "Progress", "receive"]
 
@@ -41,7 +42,9 @@ class Progress:
     position: int
 
 
-def receive(url: str, headers: dict[str, str], out: BinaryIO, progress: Progress, end: int | None) -> None:
+def receive(
+    url: str, headers: dict[str, str], out: BinaryIO, progress: Progress, end: int | None, callback: Callback
+) -> None:
     """Write a file, from `progress` up to `end`, into `out`.
 
     Parameters
@@ -56,6 +59,8 @@ def receive(url: str, headers: dict[str, str], out: BinaryIO, progress: Progress
         Where to begin; moves on with every byte written, so that a further call goes on from there.
     end : int or None
         Offset after the last byte wanted; None for the end of the file.
+    callback : Callback
+        Is told about every piece.
 
     Raises
     ------
@@ -74,27 +79,76 @@ def receive(url: str, headers: dict[str, str], out: BinaryIO, progress: Progress
             piece = chunk[max(progress.position - at, 0) : None if end is None else max(end - at, 0)]
             out.write(piece)
             progress.position += len(piece)
+            callback.relative_update(len(piece))
             at += len(chunk)
             if end is not None and at >= end:
                 return
 
 
-class HubFile(AbstractBufferedFile):  # type: ignore[misc]  # fsspec has no types
-    """A file opened for reading: random access by ranges of its pinned commit.
+class HubFile(io.BufferedReader):
+    """A file opened for reading: random access by ranges of its pinned commit, and no look-up before the first byte.
 
     Parameters
     ----------
-    fs : HfCommitFileSystem
+    fs : HfPinnedFileSystem
         The filesystem.
     path : str
         The path of the file.
-    **kwargs
-        ``block_size``, ``cache_type``, ``cache_options`` as fsspec has them.
+    block_size : int
+        Bytes read ahead.
     """
 
-    def __init__(self, fs: HfCommitFileSystem, path: str, **kwargs: Any) -> None:
-        super().__init__(fs, path, mode="rb", **kwargs)
+    def __init__(self, fs: HfPinnedFileSystem, path: str, block_size: int) -> None:
+        self._ranges = _Ranges(fs, path)
+        super().__init__(self._ranges, max(block_size, 1))
+        self.path = path
 
-    def _fetch_range(self, start: int, end: int) -> bytes:
-        content: bytes = self.fs.cat_file(self.path, start, end)
-        return content
+    @property
+    def size(self) -> int:
+        """The file's length in bytes."""
+        return self._ranges.size
+
+
+class _Ranges(io.RawIOBase):
+    """The same without a buffer: every read is one request."""
+
+    def __init__(self, fs: HfPinnedFileSystem, path: str) -> None:
+        self._fs, self._path = fs, path
+        self._at = 0
+        self._size: int | None = None
+
+    @property
+    def size(self) -> int:
+        if self._size is None:
+            self._size = int(self._fs.info(self._path)["size"])
+        return self._size
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        origin = {io.SEEK_SET: 0, io.SEEK_CUR: self._at}
+        begin = self.size if whence == io.SEEK_END else origin[whence]
+        self._at = max(offset + begin, 0)
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def readall(self) -> bytes:
+        data = self._fs.cat_file(self._path, self._at)
+        self._at += len(data)
+        return data
+
+    def readinto(self, buffer: Any) -> int:
+        if self._size is not None and self._at >= self._size:
+            return 0
+        data = self._fs.cat_file(self._path, self._at, self._at + len(buffer))
+        buffer[: len(data)] = data
+        self._at += len(data)
+        if len(data) < len(buffer) and data:
+            self._size = self._at
+        return len(data)

@@ -3,8 +3,9 @@
 Rules
 -----
 - One transaction, one commit, to one branch. Unchanged: no commit. An exception inside: no commit, no temporary file.
-- A local file is staged by its path and never copied: it has to stay as it is until the transaction ends. Bytes stay in
-  memory while they are few; longer ones, and streams, go to a temporary file.
+- A local file is never copied. It is linked into the folder for temporary files, and may go; where it lies on another
+  disk, it has to stay until the transaction ends. Nobody may change it. Bytes stay in memory while they are few; longer
+  ones, and streams, go to a temporary file.
 - Content that the Hub keeps outside git (LFS, Xet) is uploaded in batches while the transaction runs, and released at
   once, so that neither memory nor disk grows with the size of a push. What was uploaded without a commit is invisible.
 - The commit is made on top of the commit that the files were compared with; ``hf_commit.py`` says what happens when the
@@ -16,6 +17,7 @@ from __future__ import annotations
 import io
 import logging
 import os
+import secrets
 import tempfile
 import threading
 from collections.abc import Mapping
@@ -28,7 +30,7 @@ from pfreg.errors import AccessDenied, BadOption, LimitExceeded, UnsupportedRegi
 from pfreg.filesystems.hf_calls import LOG_IN
 from pfreg.filesystems.hf_card import CARD, dataset_card
 from pfreg.filesystems.hf_commit import Operation, Stored, commit_once
-from pfreg.filesystems.hf_place import Branch, HubPath
+from pfreg.filesystems.hf_place import HubPath
 from pfreg.filesystems.hf_upload import is_released, upload
 
 if TYPE_CHECKING:
@@ -75,7 +77,7 @@ class HfCommitTransaction(Transaction):  # type: ignore[misc]  # fsspec has no t
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._temporary: dict[str, str] = {}
         self._open: set[OutgoingFile] = set()
-        self._branch: Branch | None = None
+        self._root: HubPath | None = None
         self._parent = ""
 
     def start(self) -> None:
@@ -145,25 +147,26 @@ class HfCommitTransaction(Transaction):  # type: ignore[misc]  # fsspec has no t
         with self._lock:
             if self._open:
                 raise BadOption("a file is still open for writing", operation="commit", hint="close it before the end")
-            if self._branch is None:
+            if self._root is None:
                 return None
-            stored = self.hub.stored(self._branch, [*self._operations, CARD])
+            branch = self._root.branch
+            stored = self.hub.stored(self._root, [*self._operations, CARD])
             self._leave_out_unchanged(stored)
             if not self._operations:
                 return self._parent
             if self.hub.card and not stored and CARD not in self._operations:
-                self.add(HubPath(self._branch, "", CARD), dataset_card(self._branch))
+                self.add(self._root.at(CARD), dataset_card(branch))
             self._upload()
             operations = list(self._operations.values())
             commit = commit_once(
                 self.hub.api,
-                self._branch,
+                branch,
                 operations,
                 message=self.hub.commit_message or f"pf push: {len(operations)} files",
                 parent=self._parent,
                 patience=self.hub.patience(),
             )
-            self.hub.pin(self._branch, commit)
+            self.hub.pin(branch, commit)
             return commit
 
     def add(self, path: HubPath, source: bytes | str) -> None:
@@ -174,7 +177,7 @@ class HfCommitTransaction(Transaction):  # type: ignore[misc]  # fsspec has no t
         path : HubPath
             Where it goes.
         source : bytes or str
-            Its content, or the path of a local file that stays as it is until the transaction ends.
+            Its content, or the path of a local file that nobody changes until the transaction ends.
 
         Raises
         ------
@@ -185,7 +188,8 @@ class HfCommitTransaction(Transaction):  # type: ignore[misc]  # fsspec has no t
             with self.create(path) as file:
                 file.write(source)
             return
-        self._add(path, CommitOperationAdd(path.path, source))
+        link = self._linked(source) if isinstance(source, str) else None
+        self._add(path, CommitOperationAdd(path.path, link or source), temporary=link)
 
     def _add(self, path: HubPath, addition: CommitOperationAdd, *, temporary: str | None = None) -> None:
         with self._lock:
@@ -200,10 +204,8 @@ class HfCommitTransaction(Transaction):  # type: ignore[misc]  # fsspec has no t
     def create(self, path: HubPath) -> OutgoingFile:
         """Return a writable file that is staged when it is closed."""
         with self._lock:
-            self._bind(path.branch)
-            if self._folder is None:
-                self._folder = tempfile.TemporaryDirectory(prefix="pfreg-hf-")
-            handle, local = tempfile.mkstemp(dir=self._folder.name)
+            self._bind(path)
+            handle, local = tempfile.mkstemp(dir=self._scratch())
             file = OutgoingFile(self, path, handle, local)
             self._open.add(file)
             return file
@@ -226,8 +228,8 @@ class HfCommitTransaction(Transaction):  # type: ignore[misc]  # fsspec has no t
     def delete(self, path: HubPath) -> None:
         """Stage the deletion of a file that the branch has, or forget one that was only staged."""
         with self._lock:
-            self._bind(path.branch)
-            if self.hub.stored(path.branch, [path.path]):
+            self._bind(path)
+            if self.hub.stored(path, [path.path]):
                 self._stage(path, CommitOperationDelete(path.path, is_folder=False))
             elif path.path in self._operations:
                 self._forget(path.path)
@@ -242,17 +244,33 @@ class HfCommitTransaction(Transaction):  # type: ignore[misc]  # fsspec has no t
         with self._lock:
             self._stage(target, CommitOperationCopy(source.path, target.path, src_revision=revision))
 
-    def _bind(self, branch: Branch) -> None:
-        if self._branch is None:
+    def _bind(self, path: HubPath) -> None:
+        if self._root is None:
             self.check_token()
-            self._parent = self.hub.prepare(branch)
-            self._branch = branch
-        elif branch != self._branch:
-            raise UnsupportedRegistry(f"one transaction commits to one branch, {self._branch}", place=str(branch))
+            self._parent = self.hub.prepare(path)
+            self._root = path
+        elif path.branch != self._root.branch:
+            raise UnsupportedRegistry(
+                f"one transaction commits to one branch, {self._root.branch}", place=str(path.branch)
+            )
+
+    def _scratch(self) -> str:
+        if self._folder is None:
+            self._folder = tempfile.TemporaryDirectory(prefix="pfreg-hf-")
+        return self._folder.name
+
+    def _linked(self, local: str) -> str | None:
+        """Return another name for a file, which survives that it is removed; None where there can be none."""
+        name = os.path.join(self._scratch(), secrets.token_hex(16))
+        try:
+            os.link(local, name)
+        except OSError:
+            return None
+        return name
 
     def _stage(self, path: HubPath, operation: Operation) -> None:
         """Take an operation in; the last one on a path counts."""
-        self._bind(path.branch)
+        self._bind(path)
         self._forget(path.path)
         self._operations[path.path] = operation
         count = len(self._operations)
@@ -281,9 +299,9 @@ class HfCommitTransaction(Transaction):  # type: ignore[misc]  # fsspec has no t
     def _upload(self) -> None:
         """Send what the Hub keeps outside git of all that is waiting, and let go of it."""
         batch, self._waiting = list(self._waiting.values()), {}
-        if not batch or self._branch is None:
+        if not batch or self._root is None:
             return
-        upload(self.hub.api, self._branch, batch)
+        upload(self.hub.api, self._root.branch, batch)
         for addition in batch:
             if is_released(addition) and (local := self._temporary.pop(addition.path_in_repo, None)):
                 os.unlink(local)

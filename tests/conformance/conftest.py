@@ -10,6 +10,7 @@ from pathlib import Path
 import fsspec
 import pytest
 
+from tests.conformance.hf import hf_branches, hf_lfs, hf_xet
 from tests.conformance.places import Place, Registry
 from tests.servers.sshd import sshd
 
@@ -54,6 +55,9 @@ REGISTRIES: dict[str, Callable[[Path], AbstractContextManager[Registry]]] = {
     "memory": memory,
     "file": file,
     "sftp": sftp,
+    "hf-lfs": hf_lfs,
+    "hf-xet": hf_xet,
+    "hf-branches": hf_branches,
 }
 
 

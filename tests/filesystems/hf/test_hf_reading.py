@@ -40,7 +40,7 @@ def test_everything_is_read_at_one_commit(pushed: Hub, connect: Connect) -> None
     assert reader.cat_file(f"{ROOT}/blobs/sha256/aa/1.zst") == b"one"
     assert not reader.exists(f"{ROOT}/new.zst")
     assert sorted(reader.find(ROOT)) == sorted([f"{ROOT}/.gitattributes", *(f"{ROOT}/{path}" for path in FILES)])
-    reader.invalidate_cache()
+    reader.refresh()
     assert reader.cat_file(f"{ROOT}/manifest.json") == b"new"
     assert not reader.exists(f"{ROOT}/blobs/sha256/aa/1.zst")
 
@@ -50,7 +50,7 @@ def test_that_nothing_is_there_is_remembered_too(hub: Hub, connect: Connect) -> 
     assert not reader.exists(f"{ROOT}/manifest.json")
     connect().pipe_file(f"{ROOT}/manifest.json", b"{}")
     assert not reader.exists(f"{ROOT}/manifest.json")
-    reader.invalidate_cache()
+    reader.refresh()
     assert reader.exists(f"{ROOT}/manifest.json")
 
 
@@ -138,6 +138,16 @@ def test_a_listed_file_comes_through_xet(pushed: Hub, connect: Connect, tmp_path
     through_xet = any("xet-read-token" in call.path for call in pushed.calls)
     assert through_xet is (transport == "xet")
     assert any("/objects/" in call.path for call in pushed.calls) is (transport == "lfs")
+
+
+def test_an_opened_file_costs_one_request_as_well(pushed: Hub, connect: Connect) -> None:
+    fs = connect()
+    for path, data in FILES.items():
+        pushed.forget()
+        with fs.open(f"{ROOT}/{path}", "rb", cache_type="readahead") as file:
+            assert file.read(5_000_000) == data
+        assert len([call for call in pushed.calls if "/resolve/" in call.path]) == 1
+    assert pushed.api_calls == []
 
 
 def test_a_folder_can_be_fetched(pushed: Hub, connect: Connect, tmp_path: Path) -> None:
@@ -253,7 +263,7 @@ def test_what_passes_is_waited_for(pushed: Hub, connect: Connect, waits: list[fl
     pushed.fail("/paths-info/", status=status, times=2)
     pushed.fail("/resolve/", status=status, times=2)
     fs = connect()
-    assert fs.info(f"{ROOT}/manifest.json")["size"] == len(FILES["manifest.json"])
+    assert fs.info(f"{ROOT}/blobs/sha256/aa/1.zst")["size"] == 3
     assert fs.cat_file(f"{ROOT}/manifest.json") == FILES["manifest.json"]
     assert len(waits) == 6
 

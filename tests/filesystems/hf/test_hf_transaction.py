@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import logging
 import os
@@ -112,7 +113,7 @@ def test_unchanged_is_no_commit_and_sends_nothing(hub: Hub, connect: Connect) ->
                 fs.pipe_file(f"{ROOT}/{path}", data)
     assert len(history(hub)) == 2
     assert fs.committed == hub.repository("alice/image").git.resolve("main")
-    assert [call.path.split("/")[-2] for call in hub.api_calls] == ["revision", "paths-info"]
+    assert [call.path.split("/")[5] for call in hub.api_calls] == ["revision", "tree", "paths-info"]
 
 
 def test_only_what_changed_is_in_the_commit(hub: Hub, connect: Connect) -> None:
@@ -295,14 +296,32 @@ def test_many_files_are_warned_about_once(
     ]
 
 
-@pytest.mark.parametrize("change", ["truncate", "remove"])
-def test_a_staged_file_has_to_stay(hub: Hub, connect: Connect, tmp_path: Path, change: str) -> None:
+def test_a_staged_file_may_be_removed(hub: Hub, connect: Connect, temporary: Path) -> None:
+    local = temporary / "blob.zst"
+    local.write_bytes(b"blob")
+    fs = connect()
+    with fs.transaction:
+        fs.put_file(str(local), f"{ROOT}/blob.zst")
+        local.unlink()
+    assert content(hub) == {"blob.zst": b"blob"}
+    assert list(temporary.iterdir()) == []
+
+
+@pytest.mark.parametrize("change", ["truncated", "removed where it cannot be linked"])
+def test_a_staged_file_that_changed_is_an_error(
+    hub: Hub, connect: Connect, tmp_path: Path, change: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def other_disk(*_: object) -> None:
+        raise OSError(errno.EXDEV, "Invalid cross-device link")
+
     local = tmp_path / "blob.zst"
     local.write_bytes(b"blob")
     fs = connect()
+    if change != "truncated":
+        monkeypatch.setattr(os, "link", other_disk)
     with pytest.raises(FileChanged), fs.transaction:
         fs.put_file(str(local), f"{ROOT}/blob.zst")
-        os.truncate(local, 1) if change == "truncate" else local.unlink()
+        os.truncate(local, 1) if change == "truncated" else local.unlink()
     assert content(hub) == {}
 
 
