@@ -195,7 +195,7 @@ def commit(hub: Hub, request: Request, kind: str, name: str, revision: str) -> A
             case "file":
                 writes.append((value["path"], _inline(hub, repository, head, value)))
             case "lfsFile":
-                writes.append((value["path"], _pointer(hub, repository, head, value)))
+                writes.append((value["path"], _pointer(hub, value)))
             case "deletedFile" | "deletedFolder":
                 deletes.append(_present(repository, head, value["path"]))
     message = "\n\n".join(text for text in (title["summary"], title["description"]) if text)
@@ -217,13 +217,14 @@ def _inline(hub: Hub, repository: HubRepository, head: str, value: dict[str, str
     return content
 
 
-def _pointer(hub: Hub, repository: HubRepository, head: str, value: dict[str, Any]) -> bytes:
+def _pointer(hub: Hub, value: dict[str, Any]) -> bytes:
     sha256 = value["oid"]
     if not hub.contents.has(sha256):
         raise Refused(400, f"an LFS pointer pointed to a file that does not exist. Offending file: {value['path']}")
-    known = {e.pointer.sha256: e.pointer.size for e in repository.git.entries(head).values() if e.pointer}
-    size = value["size"] if "size" in value else known[sha256]
-    return Pointer(sha256, size).to_bytes()
+    sizes = hub.contents.sizes
+    if "size" in value:
+        sizes[sha256] = value["size"]
+    return Pointer(sha256, sizes[sha256]).to_bytes()  # a copy inside the Hub names no size
 
 
 def _present(repository: HubRepository, head: str, path: str) -> str:

@@ -41,6 +41,7 @@ class Contents:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.xet_url = f"local://{folder / 'xet'}"
+        self.sizes: dict[str, int] = {}
         self._xet_hashes: dict[str, str] = {}
         self._shards: dict[Path, bytes] = {}
         self._lock = threading.Lock()
