@@ -296,6 +296,10 @@ class _OwnFilesystem:
 class _HfResolver(_OwnFilesystem):
     """``hf://user/repo[:rev]``, which means a dataset, and huggingface_hub's own spelling."""
 
+    def open(self, reference: Reference, options: dict[str, Any]) -> tuple[AbstractFileSystem, str]:
+        options.setdefault("card", True)
+        return super().open(reference, options)
+
     def parse(self, text: str) -> Reference:
         rest = text[len("hf://") :].rstrip("/")
         match = _HF_SHORT.match(rest)

@@ -11,6 +11,7 @@ from typing import Any
 import fsspec
 import pytest
 
+from tests.conformance.hf import hf_branches, hf_lfs, hf_xet
 from tests.conformance.places import Place, Registry
 from tests.servers.ipfs_gateway import TrustlessGateway, over_node
 from tests.servers.ipfs_node import IpfsNode, install
@@ -88,6 +89,9 @@ REGISTRIES: dict[str, Callable[[Path], AbstractContextManager[Registry]]] = {
     "sftp": sftp,
     "ipfs": ipfs,
     **OCI_REGISTRIES,
+    "hf-lfs": hf_lfs,
+    "hf-xet": hf_xet,
+    "hf-branches": hf_branches,
 }
 
 

@@ -1,0 +1,68 @@
+"""The Hub double as registries of the suite: over LFS and over Xet, an image a repository, and an image a branch."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conformance.places import Place, Registry
+from tests.servers.hf_hub import Hub, Settings
+from tests.servers.running import missing, program
+
+__all__ = ["hf_branches", "hf_lfs", "hf_xet"]
+
+
+@contextlib.contextmanager
+def _hub(folder: Path, *, xet: bool) -> Iterator[Hub]:
+    program("git", install="apt install git")
+    try:
+        from huggingface_hub import constants
+    except ImportError:
+        missing("huggingface_hub is not installed: pip install 'pfreg[hf]'")
+    with pytest.MonkeyPatch.context() as patch, Hub(folder, Settings(xet=xet)) as hub:
+        # The client reads its environment when it is imported; this is where it keeps what it read.
+        patch.setattr(constants, "HF_HUB_DISABLE_XET", not xet)
+        hub.add_user("alice")
+        yield hub
+
+
+def _registry(hub: Hub, *, branches: bool) -> Registry:
+    from pfreg.filesystems.hf import HfCommitFileSystem
+
+    class Behind(HfCommitFileSystem):
+        """Looks where the branch is each time: it is the one that changes files behind the registry's back."""
+
+        def commit_of(self, place: object) -> str:
+            self.refresh()
+            return super().commit_of(place)  # type: ignore[arg-type]
+
+    options = {"endpoint": hub.url, "token": "hf_alice"}
+    fs = Behind(**options)
+
+    def new(name: str) -> Place:
+        if branches:
+            return Place(f"hf://alice/images:{name}", options, f"datasets/alice/images@{name}", fs)
+        return Place(f"hf://alice/{name}", options, f"datasets/alice/{name}@main", fs)
+
+    return Registry(new, copies=branches, any_name=False)
+
+
+@contextlib.contextmanager
+def hf_lfs(folder: Path) -> Iterator[Registry]:
+    with _hub(folder, xet=False) as hub:
+        yield _registry(hub, branches=False)
+
+
+@contextlib.contextmanager
+def hf_xet(folder: Path) -> Iterator[Registry]:
+    with _hub(folder, xet=True) as hub:
+        yield _registry(hub, branches=False)
+
+
+@contextlib.contextmanager
+def hf_branches(folder: Path) -> Iterator[Registry]:
+    with _hub(folder, xet=False) as hub:
+        yield _registry(hub, branches=True)
