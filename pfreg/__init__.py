@@ -15,7 +15,7 @@ Further: :func:`exists`, :func:`inspect`, :func:`prune`, :func:`checkout`. Every
 from pfreg._version import __version__
 from pfreg.codec import DEFAULT_LEVEL
 from pfreg.digest import Digest
-from pfreg.engine import checkout, clone, copy, exists, inspect, prune, pull, push, snapshot, verify
+from pfreg.engine import checkout, clone, copy, exists, inspect, prune, pull, push, snapshot, tags, verify
 from pfreg.errors import (
     AccessDenied,
     BadName,
@@ -108,5 +108,6 @@ __all__ = [
     "push",
     "register_resolver",
     "snapshot",
+    "tags",
     "verify",
 ]

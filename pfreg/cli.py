@@ -203,6 +203,10 @@ def _prune(a: argparse.Namespace) -> Pruned:
     return engine.prune(a.url, grace=a.grace, dry_run=not a.yes, storage_options=_options(a.option))
 
 
+def _tags(a: argparse.Namespace) -> list[str]:
+    return engine.tags(a.url, storage_options=_options(a.option))
+
+
 def _log(a: argparse.Namespace) -> list[Manifest]:
     return Store(a.store, create=False).images()[::-1]
 
@@ -269,6 +273,7 @@ def _parser() -> argparse.ArgumentParser:
     p = _command(commands, "prune", _prune, "remove blobs of a registry that its image does not reach")
     _add(p, "url", "option", "grace", "yes")
 
+    _command(commands, "tags", _tags, "list the tags beside an image, where a registry has them", "url", "option")
     _command(commands, "log", _log, "list the images of the store, newest first", "store")
     _command(commands, "gc", _gc, "remove blobs of the store that no image reaches", "store", "grace", "yes")
 
@@ -422,11 +427,13 @@ def _lines(result: object) -> Iterator[str]:
         case bool():
             yield "yes" if result else "no"
         case list():
-            for manifest in result:
-                parents = " ".join(parent.short for parent in manifest.parents)
-                yield f"{manifest.cid} {manifest.created_at} {manifest.agent.kind}" + (
-                    f" <- {parents}" if parents else ""
-                )
+            yield from (_logged(item) if isinstance(item, Manifest) else str(item) for item in result)
+
+
+def _logged(manifest: Manifest) -> str:
+    parents = " ".join(parent.short for parent in manifest.parents)
+    line = f"{manifest.cid} {manifest.created_at} {manifest.agent.kind}"
+    return f"{line} <- {parents}" if parents else line
 
 
 def _inspection(result: Inspection) -> Iterator[str]:

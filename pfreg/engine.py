@@ -32,12 +32,13 @@ from pfreg.errors import (
     SignatureError,
     UnsupportedRegistry,
 )
+from pfreg.files import translated
 from pfreg.fstree import Tree
 from pfreg.limits import Limits
 from pfreg.local_files import LocalFiles
 from pfreg.manifest import Manifest
 from pfreg.progress import Progress
-from pfreg.registry import Foretells, Keeps, Published, Registry, parse_expect
+from pfreg.registry import Foretells, HasTags, Keeps, Published, Registry, parse_expect
 from pfreg.results import Cloned, Copied, Inspection, LayerSize, Pruned, Pulled, Pushed, Verified
 from pfreg.signing import HmacSigner, HmacVerifier, Signer, Trust, Verifier, check_signature
 from pfreg.store import GRACE, Store, check_grace
@@ -45,7 +46,7 @@ from pfreg.transfer import Moved, Plan, check_blobs, confirm, plan, transfer, wo
 from pfreg.world_checkout import SetId, checkout_tree
 from pfreg.world_snapshot import Snapshotted, snapshot_folder
 
-__all__ = ["checkout", "clone", "copy", "exists", "inspect", "prune", "pull", "push", "snapshot", "verify"]
+__all__ = ["checkout", "clone", "copy", "exists", "inspect", "prune", "pull", "push", "snapshot", "tags", "verify"]
 
 Options = Mapping[str, Any]
 Place = str | os.PathLike[str] | Digest
@@ -526,6 +527,30 @@ def verify(
     )
 
 
+def tags(url: Place, *, storage_options: Options | None = None) -> list[str]:
+    """Return the names that a registry keeps beside the one in `url`: the tags of a repository, branches included.
+
+    Parameters
+    ----------
+    url : str or path-like
+        The reference of a root.
+    storage_options : mapping, optional
+        Passed to the filesystem.
+
+    Raises
+    ------
+    UnsupportedRegistry
+        If the registry has no such names.
+    ImageNotFound
+        If there is no such repository.
+    """
+    root = Registry.open(url, storage_options=storage_options)
+    if not isinstance(root.fs, HasTags):
+        raise UnsupportedRegistry("has no tags", operation="tags", place=root.name)
+    with translated("tags", root.name):
+        return sorted(root.fs.tags(root.path))
+
+
 def prune(
     url: Place,
     *,
@@ -562,8 +587,9 @@ def prune(
     before = time.time() - grace
     doomed: dict[str, int] = {}
     kept = 0
-    partial = {path: found for path, found in root.files.find(root.path).items() if layout.is_partial(path)}
-    for path, found in (root.files.find(root.path_in(layout.BLOBS)) | partial).items():
+    # Where a write can be abandoned half-way, a manifest can be, too; elsewhere only the blobs are listed.
+    folder = root.path if root.files.partials else root.path_in(layout.BLOBS)
+    for path, found in root.files.find(folder).items():
         digest = layout.digest_of_blob(path)
         stale = found.modified < before if found.modified is not None else grace == 0
         if stale and (layout.is_partial(path) if digest is None else digest not in reachable):
@@ -705,6 +731,7 @@ def _deliver(source: BlobTree, target: Registry, manifest: Manifest, signature: 
 
 def _commit(source: BlobTree, target: Registry, todo: Plan, manifest: bytes, signature: bytes, order: _Order) -> Moved:
     with target.commit():
+        target.announce(todo.wanted)
         moved = transfer(source, target, todo, base=order.base, jobs=order.jobs, progress=order.progress)
         if not target.transactional:
             confirm(target, todo.todo)

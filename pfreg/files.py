@@ -138,9 +138,10 @@ class Remover(Protocol):
 
 
 class Files(Reader, Writer, Lister, Copier, Remover, Protocol):
-    """All of it, and how many threads make good use of it."""
+    """All of it, how many threads make good use of it, and whether a write that breaks off leaves a partial file."""
 
     jobs: int
+    partials: bool
 
 
 @contextlib.contextmanager
@@ -249,6 +250,7 @@ class _Remote:
         self._writes = WRITES.get(_protocol(fs), _OBJECT_STORE)
         self._folders: set[str] = set()
         self.jobs = _JOBS if self._writes.shared else _CONNECTIONS
+        self.partials = not (self._writes.bytes_at_once and self._writes.file_at_once)
 
     def flush(self) -> None:
         """Do nothing: a remote file is there when its write returns."""

@@ -17,7 +17,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -31,7 +31,17 @@ from pfreg.manifest import Manifest
 from pfreg.reference import Location, locate
 from pfreg.signing import Signature, Trust, Verifier, bridge, check_signature, signature_of
 
-__all__ = ["ABSENT", "CommitsByTransaction", "Foretells", "Keeps", "Published", "Registry", "parse_expect"]
+__all__ = [
+    "ABSENT",
+    "Announces",
+    "CommitsByTransaction",
+    "Foretells",
+    "HasTags",
+    "Keeps",
+    "Published",
+    "Registry",
+    "parse_expect",
+]
 
 ABSENT = "absent"
 """What ``expect=`` says when there must be no image yet."""
@@ -56,6 +66,24 @@ class Keeps(Protocol):
 
     def keep(self, paths: Sequence[str]) -> None:
         """Take files that are there already into the commit, without sending them."""
+        ...
+
+
+@runtime_checkable
+class Announces(Protocol):
+    """A filesystem that can refuse too much before anything is sent."""
+
+    def announce(self, paths: Collection[str]) -> None:
+        """Take note of every file that the commit is going to hold; raise LimitExceeded if they are too many."""
+        ...
+
+
+@runtime_checkable
+class HasTags(Protocol):
+    """A filesystem whose registry keeps names for commits."""
+
+    def tags(self, path: str) -> Iterable[str]:
+        """Return the names beside the one in `path`."""
         ...
 
 
@@ -208,6 +236,12 @@ class Registry(BlobTree):
     def transactional(self) -> bool:
         """Whether the filesystem's transaction is its commit, so that nothing is to be seen before it ends."""
         return isinstance(self.fs, CommitsByTransaction) and self.fs.transaction_is_commit
+
+    def announce(self, digests: Iterable[Digest]) -> None:
+        """Say what the commit is going to hold, where that can be too much."""
+        if isinstance(self.fs, Announces):
+            names = [layout.SIGNATURE, layout.MANIFEST, *map(layout.blob_path, digests)]
+            self.fs.announce([self.path_in(name) for name in names])
 
     def keep(self, digests: Sequence[Digest]) -> None:
         """Name blobs that are there already, where the commit would drop them otherwise."""
