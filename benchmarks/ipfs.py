@@ -24,7 +24,7 @@ from pathlib import Path
 
 import pfreg
 from tests.servers.ipfs_gateway import TrustlessGateway, over_node
-from tests.servers.ipfs_node import IpfsNode, install
+from tests.servers.ipfs_node import IpfsNode, installed
 
 WORKLOADS = {"200 x 1 MiB": (200, 1 << 20), "2,000 x 16 KiB": (2000, 16 << 10)}
 
@@ -99,7 +99,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder, "node")
         home.mkdir()
-        node = IpfsNode(install(), home)
+        node = IpfsNode(installed(), home)
         node.start()
         try:
             with closing(TrustlessGateway(over_node(node.rpc))) as gateway:

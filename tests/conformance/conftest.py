@@ -14,7 +14,7 @@ import pytest
 from tests.conformance.hf import hf_branches, hf_lfs, hf_xet
 from tests.conformance.places import Place, Registry
 from tests.servers.ipfs_gateway import TrustlessGateway, over_node
-from tests.servers.ipfs_node import IpfsNode, install
+from tests.servers.ipfs_node import IpfsNode, installed
 from tests.servers.oci_places import OCI_REGISTRIES
 from tests.servers.sshd import sshd
 
@@ -72,7 +72,7 @@ class RootOf:
 
 @contextlib.contextmanager
 def ipfs(folder: Path) -> Iterator[Registry]:
-    node = IpfsNode(install(), folder)
+    node = IpfsNode(installed(), folder)
     node.start()
     gateway = TrustlessGateway(over_node(node.rpc))
     try:

