@@ -27,6 +27,7 @@ from functools import partial
 from typing import Any, BinaryIO, NamedTuple, Protocol, TypeVar
 
 from fsspec import AbstractFileSystem
+from fsspec.asyn import AsyncFileSystem
 from fsspec.callbacks import Callback
 
 from pfreg.digest import CHUNK
@@ -431,6 +432,8 @@ class AsyncFiles(_Remote):
     def __init__(self, fs: AbstractFileSystem, *, secrets: Sequence[str] = ()) -> None:
         super().__init__(fs, secrets=secrets)
         self._turn = asyncio.Semaphore(IN_FLIGHT)
+        # fsspec's own walk leaves out what it cannot list unless it is told; who lists otherwise may not know the option.
+        self._strict = {"on_error": "raise"} if type(fs)._find is AsyncFileSystem._find else {}
 
     def read_many(self, paths: Sequence[str], *, limit: int) -> list[bytes | None]:
         """Read files at once; see :class:`Reader`."""
@@ -483,7 +486,7 @@ class AsyncFiles(_Remote):
         with self._translated("list", folder):
             self.fs.invalidate_cache()
             try:
-                return self._listed(self._run(self.fs._find(folder, detail=True, on_error="raise")))
+                return self._listed(self._run(self.fs._find(folder, detail=True, **self._strict)))
             except FileNotFoundError:
                 return {}
 
