@@ -432,7 +432,7 @@ class AsyncFiles(_Remote):
     def __init__(self, fs: AbstractFileSystem, *, secrets: Sequence[str] = ()) -> None:
         super().__init__(fs, secrets=secrets)
         self._turn = asyncio.Semaphore(IN_FLIGHT)
-        # fsspec's own walk leaves out what it cannot list unless it is told; who lists otherwise may not know the option.
+        # fsspec's own walk leaves out what it cannot list unless it is told; who lists otherwise may not know how.
         self._strict = {"on_error": "raise"} if type(fs)._find is AsyncFileSystem._find else {}
 
     def read_many(self, paths: Sequence[str], *, limit: int) -> list[bytes | None]:

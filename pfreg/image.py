@@ -33,7 +33,7 @@ from pfreg.progress import human
 from pfreg.results import Inspection
 from pfreg.signing import Trust, Verifier
 
-__all__ = ["Image", "Page", "open_image"]
+__all__ = ["Image", "Listed", "Page", "open_image"]
 
 _DTYPES = {"f32": "<f4", "f16": "<f2", "bf16": "<u2", "i8": "|i1", "u8": "|u1"}
 _LEDGERS = 64
@@ -55,6 +55,34 @@ class Page:
     ix: int
     k: Any
     v: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """What a folder inside an image lists.
+
+    Parameters
+    ----------
+    name : str
+        Its path inside the image.
+    type : str
+        ``file``, ``directory`` or ``link`` (one that leads nowhere, or to a folder).
+    size : int or None
+        Bytes; None for a layer that has not been read.
+    mode : int or None
+        Permission bits, where the image has them.
+    digest : str or None
+        The digest of a file's content.
+    target : str or None
+        Where a link points.
+    """
+
+    name: str
+    type: str
+    size: int | None
+    mode: int | None
+    digest: str | None
+    target: str | None
 
 
 class Image:
@@ -151,6 +179,13 @@ class Image:
     def files(self) -> tuple[Entry, ...]:
         """Return the agent's files, folders and links, in the tree's order."""
         return self._image.tree.entries
+
+    def ls(self, path: str = WORLD) -> list[Listed]:
+        """List a folder inside the image; ``""`` is its top."""
+        return [
+            Listed(e["name"], e["type"], e["size"], e.get("mode"), e.get("digest"), e.get("destination"))
+            for e in self.fs.ls(path)
+        ]
 
     def open(self, path: str) -> BinaryIO:
         """Open one of the agent's files for reading; `path` is relative to its working folder."""
