@@ -138,7 +138,7 @@ UNSAFE: dict[str, bytes] = {
     "one blob of two sizes": tree(file("a"), file("b", size=len(CONTENT) + 1)),
     "a file and a link that disagree about a blob": tree(file("a", blob=d(b"a"), size=2), link("l", "a")),
     "a link of another size than its target": tree(link("l", "a", size=2)),
-    "a link whose blob is not its target": tree(link("l", "a", blob=d(b"..") , size=1)),
+    "a link whose blob is not its target": tree(link("l", "a", blob=d(b".."), size=1)),
     "a link that shows one target and stores another": tree(link("l", "/etc/passwd", blob=d(b"a"))),
     "a link to nothing": tree(link("l", "")),
     "a link with a NUL": tree(link("l", "a\0b")),

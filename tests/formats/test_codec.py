@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import io
+import itertools
 import random
+import threading
 import tracemalloc
 from collections.abc import Callable, Iterator
 
@@ -79,10 +81,12 @@ def test_what_is_compressed_comes_back(content: bytes, level: int) -> None:
 
 
 @given(contents, st.sampled_from(LEVELS), st.lists(st.integers(0, 400_000), max_size=6))
-def test_a_stream_makes_the_same_frame_as_bytes_whatever_its_pieces(content: bytes, level: int, cuts: list[int]) -> None:
+def test_a_stream_makes_the_same_frame_as_bytes_whatever_its_pieces(
+    content: bytes, level: int, cuts: list[int]
+) -> None:
     edges = [0, *sorted(min(cut, len(content)) for cut in cuts), len(content)]
     compressor = codec.Compressor(level)
-    stored = b"".join(compressor.update(content[a:b]) for a, b in zip(edges, edges[1:], strict=False))
+    stored = b"".join(compressor.update(content[a:b]) for a, b in itertools.pairwise(edges))
     assert stored + compressor.finish() == codec.compress(content, level=level)
 
 
@@ -131,7 +135,9 @@ def test_the_empty_blob_is_the_originals() -> None:
 
 
 def test_frames_in_a_row_are_one_content() -> None:
-    stored = skippable(b"") + frame(raw(b"a")) + skippable(b"xyz", number=15) + codec.compress(b"b") + sized(raw(b"c"), 1)
+    stored = (
+        skippable(b"") + frame(raw(b"a")) + skippable(b"xyz", number=15) + codec.compress(b"b") + sized(raw(b"c"), 1)
+    )
     assert codec.content(stored, limit=3) == streamed(stored, 3) == b"abc"
     assert codec.digest_of(stored, limit=3) == (Digest.of(b"abc"), 3)
 
@@ -372,7 +378,7 @@ def test_the_scanner_sees_the_same_however_it_is_fed(kind: str, cuts: list[int])
     whole, pieces = codec.FrameScanner(), codec.FrameScanner()
     whole.feed(stored)
     edges = [0, *sorted(min(cut, len(stored)) for cut in cuts), len(stored)]
-    for start, end in zip(edges, edges[1:], strict=False):
+    for start, end in itertools.pairwise(edges):
         pieces.feed(stored[start:end])
     whole.finish()
     pieces.finish()
@@ -393,11 +399,11 @@ def test_verified_contents_raise_at_their_end_for_another_digest() -> None:
 
 
 def test_a_reader_that_is_abandoned_leaves_no_thread() -> None:
-    import threading
-
     before = threading.active_count()
     content = bytes(24 << 20)
-    pieces: Iterator[bytes] = codec.verified_contents(io.BytesIO(codec.compress(content)), Digest.of(content), limit=1 << 30)
+    pieces: Iterator[bytes] = codec.verified_contents(
+        io.BytesIO(codec.compress(content)), Digest.of(content), limit=1 << 30
+    )
     for _ in range(12):
         next(pieces)
     pieces.close()  # type: ignore[attr-defined]

@@ -16,13 +16,16 @@ from pfreg.errors import BadOption
 from tests import golden
 
 SECRETS = [
-    "OPENAI_API_KEY", "GITHUB_TOKEN", "MY_SECRET", "DB_PASSWORD", "PASSWORD", "AWS_SECRET_ACCESS_KEY", "AWS_ACCESS_KEY_ID",
+    "OPENAI_API_KEY", "GITHUB_TOKEN", "MY_SECRET", "DB_PASSWORD", "PASSWORD", "AWS_SECRET_ACCESS_KEY",
+    "AWS_ACCESS_KEY_ID",
     "AWS_SESSION_TOKEN", "token", "Api-Key", "APIKEY", "MYAPIKEY", "SSH_PRIVATE_KEY", "DATABASE_PASSWD", "PGPASSWORD",
     "GOOGLE_CREDENTIALS", "JWT", "SENTRY_DSN", "X_AUTH", "SESSION_COOKIE", "GITLAB_PAT", "PASSPHRASE", "GPG_PASSPHRASE",
-    "BEARER_TOKEN", "HF_TOKEN", "CLIENT_SECRETS", "KEY", "SIGNING_KEY", "PF_FILE_REG_SIGN_KEY", "PF_SESSION_SECRET", "PWD",
+    "BEARER_TOKEN", "HF_TOKEN", "CLIENT_SECRETS", "KEY", "SIGNING_KEY", "PF_FILE_REG_SIGN_KEY", "PF_SESSION_SECRET",
+    "PWD",
 ]  # fmt: skip
 PLAIN = [
-    "LANG", "HOME", "PATH", "SHELL", "TERM", "EDITOR", "MONKEY", "KEYBOARD_LAYOUT", "AUTHOR", "COMPASS", "PATTERN", "DEBUG",
+    "LANG", "HOME", "PATH", "SHELL", "TERM", "EDITOR", "MONKEY", "KEYBOARD_LAYOUT", "AUTHOR", "COMPASS", "PATTERN",
+    "DEBUG",
     "TOKENIZERS_PARALLELISM", "HTTP_PROXY_HOST", "PYTHONPATH", "SALTY", "PASSENGERS",
 ]  # fmt: skip
 
@@ -56,19 +59,27 @@ def test_a_url_with_a_password_is_redacted_whatever_its_name(value: str) -> None
     assert built({"PLACE": value}) == {"PLACE": "<redacted>"}
 
 
-@pytest.mark.parametrize("value", ["https://host/path", "https://user@host", "git@host:repo", "a:b@c", "http://h/a:b@c", "://"])
+@pytest.mark.parametrize(
+    "value", ["https://host/path", "https://user@host", "git@host:repo", "a:b@c", "http://h/a:b@c", "://"]
+)
 def test_a_url_without_one_is_kept(value: str) -> None:
     assert built({"PLACE": value}) == {"PLACE": value}
 
 
-@pytest.mark.parametrize("value", ["a" * (1 << 20), "a://" + ":" * (1 << 20), "a://b:c" * (1 << 18)], ids=["word", "colons", "urls"])
+@pytest.mark.parametrize(
+    "value", ["a" * (1 << 20), "a://" + ":" * (1 << 20), "a://b:c" * (1 << 18)], ids=["word", "colons", "urls"]
+)
 def test_a_long_value_takes_linear_time(value: str) -> None:
     assert built({"LONG": value}) == {"LONG": value}  # the quadratic way would take an hour
 
 
 def test_more_can_be_redacted_and_the_names_can_be_left_alone() -> None:
     variables = {"INTERNAL_HOST": "h", "API_KEY": "k", "LANG": "C"}
-    assert built(variables, redact=["^INTERNAL_"]) == {"API_KEY": "<redacted>", "INTERNAL_HOST": "<redacted>", "LANG": "C"}
+    assert built(variables, redact=["^INTERNAL_"]) == {
+        "API_KEY": "<redacted>",
+        "INTERNAL_HOST": "<redacted>",
+        "LANG": "C",
+    }
     assert built(variables, redact_secrets=False) == variables
     assert built(variables, redact=["LANG"], redact_secrets=False)["LANG"] == "<redacted>"
 

@@ -1,4 +1,4 @@
-"""No tree leads out of its target: each hostile one is refused, by the rules alone and end to end, and leaves nothing."""
+"""No tree leads out of its target: each hostile one is refused, by the rules and end to end, and leaves nothing."""
 
 from __future__ import annotations
 
@@ -26,7 +26,10 @@ def room(tmp_path: Path) -> Iterator[Path]:
     room = tmp_path / "house" / "room"
     room.mkdir(parents=True)
     yield room
-    assert sorted(path.name for path in tmp_path.iterdir() if path.name not in ("store", "root")) == ["house", "outside"]
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name not in ("store", "root")) == [
+        "house",
+        "outside",
+    ]
     assert [path.name for path in (tmp_path / "house").iterdir()] == ["room"]
     assert (tmp_path / "outside").read_text() == "untouched"
 

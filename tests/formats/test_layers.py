@@ -80,7 +80,9 @@ def test_a_frozen_process_reaches_its_dump() -> None:
 
 @pytest.mark.parametrize("name", OPTIONAL)
 def test_a_browser_reaches_bodies_and_cookies_wherever_it_is(name: str) -> None:
-    raw = browser({"mhtml_digest": str(A), "cookies_digest": str(B)}, {"mhtml_digest": str(C), "cookies_digest": str(D)})
+    raw = browser(
+        {"mhtml_digest": str(A), "cookies_digest": str(B)}, {"mhtml_digest": str(C), "cookies_digest": str(D)}
+    )
     assert what(name, raw) == [Reached(A), Reached(B), Reached(C), Reached(D)]
 
 

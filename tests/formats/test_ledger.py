@@ -124,7 +124,8 @@ def test_a_secret_is_embedded_only_if_none_is_outside(monkeypatch: pytest.Monkey
 @pytest.mark.parametrize(
     "effect",
     [
-        {}, {"tool_id": ""}, {"tool_id": 7}, {"tool_id": "t", "ts": 5}, {"tool_id": "t", "colour": "blue"}, "tool", None,
+        {}, {"tool_id": ""}, {"tool_id": 7}, {"tool_id": "t", "ts": 5}, {"tool_id": "t", "colour": "blue"}, "tool",
+        None,
         {"tool_id": "t", "side_effect_class": "Pure"}, {"tool_id": "t", "args_hash": None}, ["tool_id"],
     ],
     ids=repr,
@@ -143,7 +144,12 @@ def test_a_malformed_secret_is_refused() -> None:
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 
 
-@given(st.lists(st.fixed_dictionaries({"tool_id": texts.filter(bool)}, optional={"idempotency_key": texts, "ts": texts}), max_size=5))
+@given(
+    st.lists(
+        st.fixed_dictionaries({"tool_id": texts.filter(bool)}, optional={"idempotency_key": texts, "ts": texts}),
+        max_size=5,
+    )
+)
 def test_whatever_is_recorded_verifies(effects: list[dict[str, str]]) -> None:
     assert verify_ledger(build_ledger(effects, secret_hex="ab" * 32), secret_hex="ab" * 32) == len(effects)
 

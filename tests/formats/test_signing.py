@@ -122,7 +122,10 @@ MALFORMED: dict[str, bytes] = {
     "duplicate signature": signed()[:-1] + b',"signature":"' + b"0" * 64 + b'"}',
     "NaN": signed()[:-1] + b',"x":NaN}',
     "absurd depth": b"[" * 100_000,
-    **{f"algorithm {v!r}": signed(algorithm=v) for v in ("none", "", "HMAC-SHA256", "sha256", None, 1, ["hmac-sha256"], ...)},
+    **{
+        f"algorithm {v!r}": signed(algorithm=v)
+        for v in ("none", "", "HMAC-SHA256", "sha256", None, 1, ["hmac-sha256"], ...)
+    },
     **{f"algorithm {v}": signed(algorithm=v) for v in ("cosign-key", "cosign-keyless", "ed25519", "hmac-sha1")},
     **{
         f"manifest_digest {v!r}": signed(manifest_digest=v)

@@ -97,7 +97,9 @@ def test_nesting_is_bounded_exactly(opening: bytes, closing: bytes) -> None:
         load(opening * (levels + 1) + b"1" + closing * (levels + 1))
 
 
-@pytest.mark.parametrize("data", [b"[" * 100_000, b'{"a":' * 100_000, b'{"a":[' * 100_000, b'["' + b"x" + b'",[' * 99_999])
+@pytest.mark.parametrize(
+    "data", [b"[" * 100_000, b'{"a":' * 100_000, b'{"a":[' * 100_000, b'["' + b"x" + b'",[' * 99_999]
+)
 def test_absurd_nesting_is_refused_before_anything_recurses(data: bytes) -> None:
     with pytest.raises(LimitExceeded):
         load(data)
@@ -116,7 +118,13 @@ def test_size_is_bounded_exactly_and_first() -> None:
 
 @pytest.mark.parametrize(
     "data",
-    [b'"' + b'\\"' * 500_000, b'"' + b'\\"' * 500_000 + b"\\", b'"' * 1_000_001, b"[" + b'"\\\\",' * 150_000, b"\\" * (1 << 20)],
+    [
+        b'"' + b'\\"' * 500_000,
+        b'"' + b'\\"' * 500_000 + b"\\",
+        b'"' * 1_000_001,
+        b"[" + b'"\\\\",' * 150_000,
+        b"\\" * (1 << 20),
+    ],
     ids=["escaped quotes", "and a backslash", "quotes", "escaped backslashes", "backslashes"],
 )
 def test_an_unfinished_string_takes_linear_time(data: bytes) -> None:
@@ -125,7 +133,11 @@ def test_an_unfinished_string_takes_linear_time(data: bytes) -> None:
 
 
 json_values = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**64 - 1)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
     max_leaves=12,
 )
@@ -138,7 +150,10 @@ def test_what_we_write_we_read(value: Any) -> None:
     assert data == json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
 
 
-@given(st.binary(max_size=80) | st.text('[]{}",:\\ut1eE.-+0aN\ud800', max_size=60).map(lambda t: t.encode("utf-8", "surrogatepass")))
+@given(
+    st.binary(max_size=80)
+    | st.text('[]{}",:\\ut1eE.-+0aN\ud800', max_size=60).map(lambda t: t.encode("utf-8", "surrogatepass"))
+)
 def test_whatever_comes_is_a_value_or_a_typed_error(data: bytes) -> None:
     try:
         value = load(data)
@@ -147,7 +162,9 @@ def test_whatever_comes_is_a_value_or_a_typed_error(data: bytes) -> None:
     assert json.loads(data) == value
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), "\ud800", {"\udfff": 1}, object, {1: {2}}, b"x"], ids=repr)
+@pytest.mark.parametrize(
+    "value", [float("nan"), float("inf"), "\ud800", {"\udfff": 1}, object, {1: {2}}, b"x"], ids=repr
+)
 def test_what_cannot_be_written_is_refused(value: Any) -> None:
     with pytest.raises(IntegrityError):
         strict_json.dumps(value)
