@@ -20,7 +20,7 @@ from pfreg.errors import IntegrityError, LimitExceeded
 __all__ = ["dumps", "loads"]
 
 _MAX_INT_DIGITS = 20  # 2**64 has 20
-# An unfinished string reaches to the end. Failing there would try again at every quote inside, in quadratic time.
+# An unfinished string reaches to the end; failing there would try again at every quote inside, in quadratic time.
 _STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*(?:"|\\?\Z)', re.DOTALL)
 _NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 
