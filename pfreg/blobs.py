@@ -154,7 +154,8 @@ class BlobTree:
                 raise self.missing(digest)
             yield self.path_of(digest)
             return
-        handle, temporary = tempfile.mkstemp(prefix="pfreg-", suffix=".zst")
+        with translated("write", "temporary file"):
+            handle, temporary = tempfile.mkstemp(prefix="pfreg-", suffix=".zst")
         os.close(handle)
         try:
             self.fetch(digest, temporary, limit=limit, callback=callback)

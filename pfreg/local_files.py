@@ -131,12 +131,14 @@ class LocalFiles:
         if folder in self._known_folders:
             return
         with translated("make folder", folder):
+            grown: set[str] = set()
             missing = folder
             while not os.path.isdir(missing):
                 missing = os.path.dirname(missing)
-                with self._lock:
-                    self._new_folders.add(missing)
+                grown.add(missing)
             os.makedirs(folder, exist_ok=True)
+            with self._lock:
+                self._new_folders |= grown
         self._known_folders.add(folder)
 
     def _stage(self, temporary: str, path: str, size: int) -> None:

@@ -114,7 +114,7 @@ def checkout_tree(
     _refuse_existing(path)
     rules = {"limits": source.limits, "set_id": set_id != "refuse", "links_inside": links_inside}
     check_restorable(tree, windows=os.name == "nt", **rules)  # type: ignore[arg-type]
-    with _staging(path) as staging:
+    with _staging(path) as staging, translated("place", path):
         if _folds(staging):
             check_restorable(tree, folding=True, windows=os.name == "nt", **rules)  # type: ignore[arg-type]
         root = os.path.join(staging, "root")
@@ -123,9 +123,8 @@ def checkout_tree(
         writer.write(tree, threads=workers(jobs, source))
         if not sync_filesystem(root):
             sync_folder(root)
-        with translated("place", path):
-            _rename_exclusively(root, path)
-    sync_folder(os.path.dirname(path))
+        _rename_exclusively(root, path)
+        sync_folder(os.path.dirname(path))
     kinds = [entry.kind for entry in tree.entries]
     size = sum(entry.size for entry in tree.entries if entry.kind == "file")
     return Placed(kinds.count("file"), kinds.count("dir"), kinds.count("symlink"), size)
@@ -196,18 +195,19 @@ class _Writer:
 
     def _file(self, entry: Entry, chunks: Iterable[bytes]) -> int:
         size = 0
-        with self._at(entry.path) as (name, parent):
-            handle = os.open(name, _FILE_FLAGS, 0o600, dir_fd=parent)
-        try:
-            for chunk in chunks:
-                write_all(handle, chunk)
-                size += len(chunk)
-            if hasattr(os, "fchmod"):
-                os.fchmod(handle, entry.mode & ~(stat.S_ISUID | stat.S_ISGID) if self._drop else entry.mode)
-            if sys.platform != "linux":
-                os.fsync(handle)
-        finally:
-            os.close(handle)
+        with translated("write", entry.path):
+            with self._at(entry.path) as (name, parent):
+                handle = os.open(name, _FILE_FLAGS, 0o600, dir_fd=parent)
+            try:
+                for chunk in chunks:
+                    write_all(handle, chunk)
+                    size += len(chunk)
+                if hasattr(os, "fchmod"):
+                    os.fchmod(handle, entry.mode & ~(stat.S_ISUID | stat.S_ISGID) if self._drop else entry.mode)
+                if sys.platform != "linux":
+                    os.fsync(handle)
+            finally:
+                os.close(handle)
         return size
 
     def _set_mode(self, folder: str, mode: int) -> None:
@@ -215,10 +215,10 @@ class _Writer:
             return  # Windows keeps no such modes
         with self._at(folder) as (name, parent):
             handle = os.open(name, _FOLDER_FLAGS, dir_fd=parent)
-        try:
-            os.fchmod(handle, mode)
-        finally:
-            os.close(handle)
+            try:
+                os.fchmod(handle, mode)
+            finally:
+                os.close(handle)
 
     @contextlib.contextmanager
     def _at(self, path: str) -> Iterator[tuple[str, int | None]]:
@@ -271,13 +271,14 @@ def _staging(path: str) -> Iterator[str]:
         made.append(missing)
         missing = os.path.dirname(missing)
     staging = os.path.join(parent, f".{name}.{secrets.token_hex(8)}.part")
-    with translated("make folder", parent):
-        os.makedirs(parent, exist_ok=True)
-        os.mkdir(staging, 0o700)
     try:
+        with translated("make folder", parent):
+            os.makedirs(parent, exist_ok=True)
+            os.mkdir(staging, 0o700)
         yield staging
     except BaseException:
-        _remove(staging)
+        if os.path.isdir(staging):
+            _remove(staging)
         for folder in made:
             with contextlib.suppress(OSError):  # somebody else uses it by now
                 os.rmdir(folder)

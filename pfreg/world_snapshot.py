@@ -144,16 +144,17 @@ def snapshot_folder(
         f"base:{_text('agent_kind', agent_kind)}".encode(),
     ]
     walk = _Walk(root, _ignored(root, exclude), skip_bad_names=bad_names == "skip", store=store)
-    walk.run()
-    reader = _Reader(walk, store, Progress(callback))
-    tree = Tree.of([*walk.entries, *reader.run(threads=workers(jobs, store))])
-    check_restorable(tree, limits=store.limits, set_id=True)
-    done = store.stage_many([*texts, tree.to_bytes()])
-    diff, cache, environment, procs, ledger, trace, base, fs = (put.digest for put in done)
-    layers = Layers(base, diff, cache, fs, environment, procs, ledger, trace)
-    agent = Agent(agent_kind, __version__, "pfreg")
-    manifest = Manifest.build(layers, agent=agent, parents=tuple(parents))
-    store.record(manifest)
+    with _tidy(store):
+        walk.run()
+        reader = _Reader(walk, store, Progress(callback))
+        tree = Tree.of([*walk.entries, *reader.run(threads=workers(jobs, store))])
+        check_restorable(tree, limits=store.limits, set_id=True)
+        done = store.stage_many([*texts, tree.to_bytes()])
+        diff, cache, environment, procs, ledger, trace, base, fs = (put.digest for put in done)
+        layers = Layers(base, diff, cache, fs, environment, procs, ledger, trace)
+        agent = Agent(agent_kind, __version__, "pfreg")
+        manifest = Manifest.build(layers, agent=agent, parents=tuple(parents))
+        store.record(manifest)
     new = [put for put in (*done, *reader.puts) if put.stored]
     kinds = [entry.kind for entry in tree.entries]
     return Snapshotted(
@@ -168,6 +169,16 @@ def snapshot_folder(
         skipped=tuple(walk.skipped),
         seconds=time.perf_counter() - start,
     )
+
+
+@contextlib.contextmanager
+def _tidy(store: Store) -> Iterator[None]:
+    """When the block fails, let nothing stay under a temporary name: what is staged is whole, and may have its own."""
+    try:
+        yield
+    except BaseException:
+        store.files.flush()
+        raise
 
 
 def _text(name: str, value: Any) -> str:
