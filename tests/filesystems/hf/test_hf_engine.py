@@ -1,9 +1,7 @@
-"""Images on the Hub, through the library's own verbs: history, requests, revisions, conflicts, what the original wrote."""
+"""Images on the Hub, through the library's verbs: history, requests, revisions, conflicts, what the original wrote."""
 
 from __future__ import annotations
 
-import json
-import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -119,7 +117,7 @@ def test_the_wrong_token_does_not_read_as_absent(hub: Hub, options: dict[str, An
         pfreg.exists(URL, storage_options=options | {"token": False})
     with pytest.raises(pfreg.AccessDenied):
         pfreg.exists(URL, storage_options=options | {"token": "hf_worthless_token"})
-    assert not pfreg.exists(URL, storage_options=options | {"token": "hf_bob"}) or pytest.fail("bob sees it")
+    assert not pfreg.exists(URL, storage_options=options | {"token": "hf_bob"})
 
 
 def test_two_pushers(
@@ -209,9 +207,3 @@ def test_no_secret_is_in_what_is_pushed(
     for entry in git.log("main"):
         assert "hf_alice" not in f"{entry.title}{entry.body}"
     assert all(b"hf_alice" not in data for data in content(hub).values())
-
-
-def test_the_double_says_what_it_is(hub: Hub) -> None:
-    request = urllib.request.Request(f"{hub.url}/api/whoami-v2", headers={"Authorization": "Bearer hf_alice"})
-    with urllib.request.urlopen(request) as answer:
-        assert json.load(answer)["name"] == "alice"
