@@ -104,6 +104,24 @@ def test_branches_tags_and_commits_hold_images(
         pfreg.push(other, f"{URL}:v1", store=store, storage_options=options)
 
 
+def test_tags(hub: Hub, options: dict[str, Any], store: pfreg.Store, image: pfreg.Snapshotted) -> None:
+    done = pfreg.push(image, URL, store=store, storage_options=options)
+    hub.repository("alice/image").git.point("refs/tags/v1", str(done.committed))
+    assert pfreg.tags(URL, storage_options=options) == ["main", "v1"]
+    with pytest.raises(pfreg.ImageNotFound):
+        pfreg.tags("hf://alice/nothing", storage_options=options)
+
+
+def test_too_much_for_one_commit_is_refused_before_anything_is_sent(
+    hub: Hub, options: dict[str, Any], store: pfreg.Store, image: pfreg.Snapshotted
+) -> None:
+    hub.create("alice/image")
+    with pytest.raises(pfreg.LimitExceeded, match="max_operations"):
+        pfreg.push(image, URL, store=store, storage_options=options | {"max_operations": 5})
+    assert not any(call.method in ("POST", "PUT") and "paths-info" not in call.path for call in hub.calls)
+    assert history(hub) == ["initial commit"]
+
+
 def test_a_push_without_a_token_says_so_before_any_work(hub: Hub, store: pfreg.Store, image: pfreg.Snapshotted) -> None:
     hub.create("alice/image")
     with pytest.raises(pfreg.AccessDenied, match="HF_TOKEN"):
