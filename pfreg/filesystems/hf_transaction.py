@@ -276,6 +276,16 @@ class HfCommitTransaction(Transaction):  # type: ignore[misc]  # fsspec has no t
         count = len(self._operations)
         if count == MANY:
             _log.warning("%s: %d files in one commit, the Hub may take its time over it", path.branch, count)
+        self.check_count(path, count)
+
+    def check_count(self, path: HubPath, count: int) -> None:
+        """Refuse more operations than one commit may have.
+
+        Raises
+        ------
+        LimitExceeded
+            If `count` is more.
+        """
         if count > self.hub.max_operations:
             raise LimitExceeded(
                 f"more than {self.hub.max_operations:,} files in one commit",
