@@ -369,5 +369,5 @@ _RESOLVERS: dict[str, Resolver] = {
     "hf": _HfResolver("pfreg.filesystems.hf", "HfCommitFileSystem"),
     "oci": _OciResolver("pfreg.filesystems.oci", "OciFileSystem"),
     "ipfs": _IpfsResolver("pfreg.filesystems.ipfs", "IPFSFileSystem"),
-    "ipns": _IpfsResolver("pfreg.filesystems.ipfs", "IPNSFileSystem"),
+    "ipns": _IpfsResolver("pfreg.filesystems.ipns", "IPNSFileSystem"),
 }
