@@ -83,7 +83,8 @@ def test_whatever_is_in_it_an_error_is_one_printable_line(problem: str, operatio
 @pytest.mark.parametrize(
     "text, shown",
     [
-        ("plain ☃ text", "plain ☃ text"), ("two\nlines", "two\\nlines"), ("\x1b[31mred", "\\x1b[31mred"), ("\u202egnp", "\\u202egnp"),
+        ("plain ☃ text", "plain ☃ text"), ("two\nlines", "two\\nlines"), ("\x1b[31mred",
+        "\\x1b[31mred"), ("\u202egnp", "\\u202egnp"),
         ("\ud800", "\\ud800"), ("a\u2028b", "a\\u2028b"), ("\0", "\\x00"), ("x" * 700, "x" * 597 + "..."),
     ],
     ids=ascii,

@@ -31,10 +31,13 @@ def test_a_path_and_its_digest_belong_together(digest: Digest) -> None:
     "path",
     [
         "", "blobs", D.hex, f"{D.hex}.zst", f"sha256/{D.hex[:2]}/{D.hex}.zst", f"blobs/sha256/00/{D.hex}.zst",
-        f"blobs/sha256/{D.hex[:2]}/{D.hex}", f"blobs/sha256/{D.hex[:2]}/{D.hex}.zst.part", f"xblobs/sha256/e3/{D.hex}.zst",
-        f"blobs/sha256/{D.hex[:2]}/{D.hex}.zst/", f"blobs/sha256/{D.hex[:2]}/{D.hex}.zst\n", f"blobs/sha256/e3/x/{D.hex}.zst",
+        f"blobs/sha256/{D.hex[:2]}/{D.hex}", f"blobs/sha256/{D.hex[:2]}/{D.hex}.zst.part",
+        f"xblobs/sha256/e3/{D.hex}.zst",
+        f"blobs/sha256/{D.hex[:2]}/{D.hex}.zst/", f"blobs/sha256/{D.hex[:2]}/{D.hex}.zst\n",
+        f"blobs/sha256/e3/x/{D.hex}.zst",
         f"blobs/sha256/{D.hex[:2].upper()}/{D.hex.upper()}.zst", f"blobs/sha256/{D.hex[:2]}/{D.hex[:-1]}.zst",
-        f"blobs/sha512/{D.hex[:2]}/{D.hex}.zst", f"blobs/sha256/{D.hex[:2]}/{D.hex}0.zst", layout.partial_name(layout.blob_path(D)),
+        f"blobs/sha512/{D.hex[:2]}/{D.hex}.zst", f"blobs/sha256/{D.hex[:2]}/{D.hex}0.zst",
+        layout.partial_name(layout.blob_path(D)),
     ],
 )  # fmt: skip
 def test_what_is_no_blob_is_not_taken_for_one(path: str) -> None:
@@ -42,7 +45,16 @@ def test_what_is_no_blob_is_not_taken_for_one(path: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["", D.hex, f"{D.hex}.json.part", f"x{D.hex}.json", f"{D.hex[:-1]}.json", f"{D.hex.upper()}.json", f"{D.hex}.json\n"]
+    "name",
+    [
+        "",
+        D.hex,
+        f"{D.hex}.json.part",
+        f"x{D.hex}.json",
+        f"{D.hex[:-1]}.json",
+        f"{D.hex.upper()}.json",
+        f"{D.hex}.json\n",
+    ],
 )
 def test_what_is_no_image_is_not_taken_for_one(name: str) -> None:
     assert layout.digest_of_image(name) is None
@@ -59,7 +71,9 @@ def test_a_partial_name_is_new_hidden_and_beside_its_file(path: str) -> None:
     assert not layout.is_partial(path)
 
 
-@pytest.mark.parametrize("name", ["x.part", ".x.part", ".x.0123.part", f".x.{'g' * 16}.part", ".x.0123456789abcdef.part.zst"])
+@pytest.mark.parametrize(
+    "name", ["x.part", ".x.part", ".x.0123.part", f".x.{'g' * 16}.part", ".x.0123456789abcdef.part.zst"]
+)
 def test_other_peoples_files_are_not_taken_for_partial_ones(name: str) -> None:
     assert not layout.is_partial(name)
 

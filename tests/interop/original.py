@@ -15,11 +15,11 @@ LEFT_OUT = frozenset(
         "node_modules", "target",
     ]
 )  # fmt: skip
-"""Names that the SDK silently leaves out of a snapshot, files and folders alike; and ``*.pyc`` and ``*.pyo``."""
+"""Names that the SDK silently leaves out of a snapshot, files and folders alike; beside ``*.pyc`` and ``*.pyo``."""
 
 
 def leaves_out(name: str) -> bool:
-    """Tell whether the SDK leaves a file or folder of this name out. (It also takes a backslash for a slash.)"""
+    """Tell whether the SDK leaves a file or folder of this name out, or takes its backslash for a slash."""
     return name in LEFT_OUT or name.endswith((".pyc", ".pyo")) or "\\" in name
 
 

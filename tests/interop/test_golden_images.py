@@ -47,11 +47,15 @@ def test_it_is_pushed_pulled_verified_cloned_and_restored(
     assert str(pushed.cid) == cid
     root, frames = stored(tmp_path / "root"), golden.frames()
     reach = closure(source.manifest(cid), source.content)
-    assert {name: raw for name, raw in root.items()} == {f"{d.hex}.zst": frames[d.hex] for d in reach}
+    assert root == {f"{d.hex}.zst": frames[d.hex] for d in reach}
 
     assert str(pfreg.copy(tmp_path / "root", memory).cid) == cid
     verified = pfreg.verify(memory)
-    assert (str(verified.cid), verified.blobs, verified.trust.status if verified.trust else "") == (cid, len(reach), "unsigned")
+    assert (str(verified.cid), verified.blobs, verified.trust.status if verified.trust else "") == (
+        cid,
+        len(reach),
+        "unsigned",
+    )
 
     pulled = pfreg.Store(tmp_path / "pulled")
     assert str(pfreg.pull(memory, store=pulled).cid) == cid
@@ -192,7 +196,11 @@ def test_the_original_opens_a_store_of_ours(tmp_path: Path) -> None:
     (tmp_path / "tree" / "file").write_text("content")
     ours = pfreg.Store(tmp_path / "ours")
     image = pfreg.snapshot(
-        tmp_path / "tree", store=ours, agent_kind="test", messages=[{"role": "user", "content": "hi"}], env={"LANG": "C"}
+        tmp_path / "tree",
+        store=ours,
+        agent_kind="test",
+        messages=[{"role": "user", "content": "hi"}],
+        env={"LANG": "C"},
     )
     child = pfreg.snapshot(tmp_path / "tree", store=ours, parents=[image])
     theirs = processfork.PfStore.open(str(tmp_path / "ours"))

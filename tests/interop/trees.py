@@ -36,7 +36,7 @@ def links(root: Path) -> None:
 def modes(root: Path) -> None:
     for mode in (0o400, 0o444, 0o600, 0o640, 0o644, 0o666, 0o700, 0o711, 0o755, 0o777):
         path = root / f"file {mode:o}"
-        path.write_text(f"{mode:o}")
+        path.write_text("x")
         path.chmod(mode)
     for mode in (0o500, 0o700, 0o750, 0o755, 0o777, 0o1777):
         path = root / f"folder {mode:o}"
@@ -45,10 +45,39 @@ def modes(root: Path) -> None:
 
 
 def names(root: Path) -> None:
-    order = ["a", "a b", "a-b", "a.txt", "a0", "A", "\u00e9", "e\u0301", "\uffff", "\U0001f600", "\u6587\u4ef6", "~", "-rf", "..."]
-    for name in (*order, "'\"$`", "a\nb", "\x1b[31m", ".hidden", "#", "%20", "n" * 255, " ", "12:30", "*?", ".git", "CON"):
+    order = [
+        "a",
+        "a b",
+        "a-b",
+        "a.txt",
+        "a0",
+        "A",
+        "\u00e9",
+        "e\u0301",
+        "\uffff",
+        "\U0001f600",
+        "\u6587\u4ef6",
+        "~",
+        "-rf",
+        "...",
+    ]
+    for name in (
+        *order,
+        "'\"$`",
+        "a\nb",
+        "\x1b[31m",
+        ".hidden",
+        "#",
+        "%20",
+        "n" * 255,
+        " ",
+        "12:30",
+        "*?",
+        ".git",
+        "CON",
+    ):
         (root / name).mkdir()
-        (root / name / "x").write_text(name)
+        (root / name / "x").write_text("x")
 
 
 def sizes(root: Path) -> None:
@@ -58,10 +87,10 @@ def sizes(root: Path) -> None:
 
 def deep(root: Path) -> None:
     folder = root
-    for depth in range(25):
+    for depth in range(60):
         folder = folder / f"d{depth}"
         folder.mkdir()
-        (folder / "f").write_text(str(depth))
+        (folder / "f").write_text("x")
 
 
 def nothing(root: Path) -> None:
@@ -72,14 +101,15 @@ TREES: Mapping[str, Maker] = {
     "nested": nested, "links": links, "modes": modes, "names": names, "sizes": sizes, "deep": deep, "nothing": nothing,
 }  # fmt: skip
 
-filenames = st.text(
-    st.characters(codec="utf-8", exclude_characters="/\0\\"), min_size=1, max_size=20
-).filter(lambda name: name not in (".", "..") and not leaves_out(name) and len(name.encode()) < 256)
-leaves = st.one_of(
-    st.tuples(st.just("file"), st.binary(max_size=300), st.sampled_from([0o644, 0o755, 0o600, 0o444])),
-    st.tuples(st.just("link"), filenames, st.just(0)),
+filenames = st.text(st.characters(codec="utf-8", exclude_characters="/\0\\"), min_size=1, max_size=20).filter(
+    lambda name: name not in (".", "..") and not leaves_out(name) and len(name.encode()) < 256
 )
-trees = st.recursive(leaves, lambda inner: st.dictionaries(filenames, inner, max_size=4), max_leaves=14).filter(
+contents = st.sampled_from([b"", b"x", bytes(range(256)) * 3])  # few: the SDK takes 40 ms for each
+leaves = st.one_of(
+    st.tuples(st.just("file"), contents, st.sampled_from([0o644, 0o755, 0o600, 0o444])),
+    st.tuples(st.just("link"), st.sampled_from(["nowhere", "a", "./b/../c"]), st.just(0)),
+)
+trees = st.recursive(leaves, lambda inner: st.dictionaries(filenames, inner, max_size=5), max_leaves=40).filter(
     lambda made: isinstance(made, dict)
 )
 
