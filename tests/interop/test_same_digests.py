@@ -62,7 +62,7 @@ def test_the_original_restores_what_we_pull(name: str, tree: Path, tmp_path: Pat
 
 
 @given(trees)
-@settings(max_examples=12, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
+@settings(max_examples=10, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
 def test_any_tree_has_the_originals_digest(made: Mapping[str, object]) -> None:
     with fresh_folder() as room:
         root, theirs, ours = (room / name for name in ("tree", "theirs", "ours"))
