@@ -38,6 +38,7 @@ from pfreg.limits import Limits
 from pfreg.local_files import LocalFiles
 from pfreg.manifest import Manifest
 from pfreg.progress import Progress
+from pfreg.reference import parse
 from pfreg.registry import Foretells, HasTags, Keeps, Published, Registry, parse_expect
 from pfreg.results import Cloned, Copied, Inspection, LayerSize, Pruned, Pulled, Pushed, Verified
 from pfreg.signing import HmacSigner, HmacVerifier, Signer, Trust, Verifier, check_signature
@@ -224,7 +225,7 @@ def push(
 
 
 def pull(
-    url: Place,
+    url: str | os.PathLike[str],
     *,
     store: StorePlace = None,
     storage_options: Options | None = None,
@@ -273,6 +274,7 @@ def pull(
     """
     start = time.perf_counter()
     depth_of(history)
+    parse(url)  # a malformed reference makes no store
     local = open_store(store)
     source = Registry.open(url, storage_options=storage_options, limits=local.limits)
     image = _read(source, verifier, require_signature, expect)
