@@ -126,6 +126,10 @@ class Bar(Callback):  # type: ignore[misc]
         self._bar.total = self.size
         self._bar.update(self.value - self._bar.n)
 
+    def draw(self) -> None:
+        """Draw the line now."""
+        self._bar.refresh()
+
     def close(self) -> None:
         """Remove the line."""
         self._bar.close()
