@@ -169,7 +169,7 @@ def test_what_an_image_cannot_hold_is_left_out_with_a_warning(folder: Path, stor
 
 
 def test_an_unreadable_file_is_an_error(folder: Path, store: pfreg.Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """(By patching, for root reads everything.)"""
+    """Shown by a patch, for root reads everything."""
     (folder / "private").write_text("no")
     real = os.open
 
