@@ -238,6 +238,7 @@ class _Walk:
 
     def run(self) -> None:
         """Walk, and put the targets of links into the store."""
+        self._refuse_store(self._root)
         pending = [(self._root, "")]
         while pending:
             folder, prefix = pending.pop()
@@ -295,7 +296,7 @@ class _Walk:
     def _refuse_store(self, folder: str) -> None:
         if os.path.realpath(folder) == self._store_path:
             raise BadOption(
-                "the store lies inside the folder",
+                "the store is the folder, or lies inside it",
                 operation="snapshot",
                 place=folder,
                 hint=f"move it, or exclude it, in {IGNORE_FILE} for instance",
@@ -394,9 +395,10 @@ def _opened(path: str) -> Iterator[BinaryIO]:
         if e.errno in (errno.ELOOP, errno.ENXIO):  # it has become a link, or a socket
             raise _changed(path) from None
         raise
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise _changed(path)
     with open(handle, "rb", buffering=0) as stream:
-        if not stat.S_ISREG(os.fstat(handle).st_mode):
-            raise _changed(path)
         yield stream
 
 

@@ -22,7 +22,7 @@ needs_fifos = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs FIFOs"
 
 
 def forbid(monkeypatch: pytest.MonkeyPatch, below: Path) -> None:
-    """Let nothing be written below a folder. (For root no chmod does, and the tests must not depend on who runs them.)"""
+    """Let nothing be written below a folder, for root either, whom no mode stops."""
     real_open, real_mkdir = os.open, os.mkdir
 
     def denied(path: Any) -> bool:
