@@ -316,8 +316,7 @@ class _Mover:
         path = self.target.path_of(digest)
         if isinstance(self.target.files, Staging):
             with self.target.files.incoming(path) as temporary:
-                self.source.fetch(digest, temporary, limit=size, callback=branch)
-                self.source.check_file(digest, temporary, size=self.wanted[digest])
+                self.source.fetch_checked(digest, temporary, limit=size, size=self.wanted[digest], callback=branch)
         else:
             with self.source.stored_file(digest, limit=size) as local:
                 self.source.check_file(digest, local, size=self.wanted[digest])
