@@ -22,7 +22,7 @@ from pfreg.digest import Digest
 from pfreg.errors import AccessDenied, BlobNotFound, IntegrityError, LimitExceeded, PfregError
 from pfreg.files import Files, Found, translated
 from pfreg.limits import DEFAULT_LIMITS, Limits
-from pfreg.local_files import LocalFiles, NewFile, clone_file, new_file, open_regular
+from pfreg.local_files import LocalFiles, NewFile, new_file, open_regular
 
 __all__ = ["SMALL", "BlobTree", "Staging", "check_content"]
 
@@ -178,13 +178,13 @@ class BlobTree:
 
         Where both are local, and no reflink is to be had, they are verified on their way, which reads them once.
         """
-        path = self.path_of(digest)
         if not isinstance(self.files, LocalFiles):
             self.fetch(digest, local, limit=limit, callback=callback)
-        elif not clone_file(path, local):
-            with self._opened(digest, path) as source, new_file(local) as copy:
-                self._check(digest, _Copied(source, copy, limit, callback), size=size)
-            return
+        else:
+            with self._opened(digest, self.path_of(digest)) as source, new_file(local) as copy:
+                if not self.files.clone(source.fileno(), copy.handle):
+                    self._check(digest, _Copied(source, copy, limit, callback), size=size)
+                    return
         self.check_file(digest, local, size=size)
 
     def check_file(self, digest: Digest, path: str, *, size: int | None) -> int:

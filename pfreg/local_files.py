@@ -32,7 +32,7 @@ from pfreg.layout import partial_name
 if sys.platform != "win32":
     import fcntl
 
-__all__ = ["LocalFiles", "NewFile", "clone_file", "locked", "new_file", "sync_filesystem", "sync_folder"]
+__all__ = ["LocalFiles", "NewFile", "locked", "new_file", "sync_filesystem", "sync_folder"]
 
 NO_CALLBACK = NoOpCallback()
 
@@ -259,6 +259,19 @@ class LocalFiles:
                 self._ways = self._ways[1:]
         return copy_file(source, temporary)
 
+    def clone(self, source: int, target: int) -> bool:
+        """Let an empty open file share the content of another, where the file system can; tell whether it could."""
+        if self._ways[0] is not _reflink:
+            return False
+        try:
+            fcntl.ioctl(target, _FICLONE, source)
+        except OSError as e:
+            if e.errno not in _CANNOT_SHARE:
+                raise
+            self._ways = [way for way in self._ways if way is not _reflink]
+            return False
+        return True
+
     def remove_many(self, paths: Sequence[str]) -> None:
         """Remove files; see :class:`~pfreg.files.Remover`."""
         for path in paths:
@@ -286,19 +299,6 @@ def _reflink(source: str, target: str) -> None:
             raise
         finally:
             os.close(handle)
-
-
-def clone_file(source: str, target: str) -> bool:
-    """Make `target` a reflink of `source`, where the file system can; tell whether it could."""
-    if sys.platform != "linux":
-        return False
-    try:
-        _reflink(source, target)
-    except OSError as e:
-        if e.errno not in _CANNOT_SHARE:
-            raise
-        return False
-    return True
 
 
 def open_regular(path: str) -> BinaryIO:
