@@ -202,7 +202,9 @@ def forks(bench: Bench) -> Iterator[Row]:
 
         took = by_turns(1, {"one": lambda: lambda: push(0, 1), "others": lambda: lambda: push(1, len(images))})
         once.append(took["one"])
-        together = Sample(*(took["one"].__getattribute__(x) + took["others"].__getattribute__(x) for x in ("wall", "cpu")))
+        together = Sample(
+            *(took["one"].__getattribute__(x) + took["others"].__getattribute__(x) for x in ("wall", "cpu"))
+        )
         ratios.append((together, sum(p.sent_bytes for p in done) / done[0].sent_bytes))
     one = min(once, key=lambda s: s.wall)
     all_of_them, sent = min(ratios, key=lambda pair: pair[0].wall)
@@ -283,7 +285,9 @@ def main() -> int:
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--turns", type=int, help="how often each thing is measured; 3, and 1 with --quick")
     parser.add_argument("--workdir", help="where to work (12 GB); a temporary folder by default")
-    parser.add_argument("--only", choices=sorted(SECTIONS), nargs="+", default=list(SECTIONS), help="some sections only")
+    parser.add_argument(
+        "--only", choices=sorted(SECTIONS), nargs="+", default=list(SECTIONS), help="some sections only"
+    )
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="pfreg-benchmark-", dir=arguments.workdir) as temporary:
         folder = Path(temporary)
