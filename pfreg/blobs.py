@@ -94,8 +94,10 @@ class BlobTree:
         if len(digests) > _FEW:
             # Where listing is impossible or forbidden, looking up is still possible.
             with contextlib.suppress(NotImplementedError, AccessDenied):
-                listed = self.listing()
-                return {digest: listed[digest].size for digest in digests if digest in listed}
+                wanted_hex = {digest.hex: digest for digest in digests}
+                listed = self.files.find(self.path_in(layout.BLOBS))
+                named = ((wanted_hex.get(layout.hex_of_blob(path)), found.size) for path, found in listed.items())
+                return {digest: size for digest, size in named if digest is not None}
         wanted = list(digests)
         found = self.files.info_many([self.path_of(digest) for digest in wanted])
         return {digest: info.size for digest, info in zip(wanted, found, strict=True) if info is not None}

@@ -98,12 +98,8 @@ class LocalFiles:
     def write_many(self, items: Sequence[tuple[str, bytes]]) -> None:
         """Stage files; see :class:`~pfreg.files.Writer`."""
         for path, data in items:
-            with self.incoming(path) as temporary, translated("write", path):
-                handle = os.open(temporary, _NEW_FLAGS, 0o666)
-                try:
-                    write_all(handle, data)
-                finally:
-                    os.close(handle)
+            with self.incoming(path) as temporary, translated("write", path), new_file(temporary) as file:
+                file.write(data)
 
     def write_from(self, local: str, path: str, *, callback: Callback) -> None:
         """Stage a copy of a file; see :class:`~pfreg.files.Writer`."""
@@ -208,10 +204,12 @@ class LocalFiles:
                         if entry.is_dir():
                             pending.append(entry.path)
                             continue
-                        with contextlib.suppress(FileNotFoundError):  # gone meanwhile, or a dangling link
+                        try:
                             status = entry.stat()
-                            if stat.S_ISREG(status.st_mode):
-                                found[entry.path.replace(os.sep, "/")] = _found(status)
+                        except FileNotFoundError:  # gone meanwhile, or a dangling link
+                            continue
+                        if stat.S_ISREG(status.st_mode):
+                            found[entry.path.replace(os.sep, "/")] = _found(status)
         return found
 
     def info_many(self, paths: Sequence[str]) -> list[Found | None]:
@@ -229,11 +227,10 @@ class LocalFiles:
     def copy_many(self, pairs: Sequence[tuple[str, str]]) -> None:
         """Share files between folders: a reflink, else a hard link, else a copy; see :class:`~pfreg.files.Copier`."""
         for source, target in pairs:
-            with translated("copy", target):
-                self._make_folder(os.path.dirname(target))
-                if not self._linked(source, target):
-                    with self.incoming(target) as temporary:
-                        self._share(source, temporary)
+            self._make_folder(os.path.dirname(target))
+            if not self._linked(source, target):
+                with translated("copy", target), self.incoming(target) as temporary:
+                    self._share(source, temporary)
 
     def _linked(self, source: str, target: str) -> bool:
         """Hard-link where that is the way: it needs no temporary name, for a link is whole from the start."""

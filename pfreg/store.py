@@ -210,10 +210,14 @@ class Store(BlobTree):
         with locked(self.path, exclusive=False):
             for digest in digests:
                 path = self.path_of(digest)
-                with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                try:
                     sizes[digest] = os.stat(path).st_size
-                    with contextlib.suppress(PermissionError):  # a store that is only read from
-                        os.utime(path)
+                except (FileNotFoundError, NotADirectoryError):
+                    continue
+                try:
+                    os.utime(path)
+                except (FileNotFoundError, PermissionError):  # a store that is only read from
+                    pass
         return sizes
 
     def _whole(self, digests: Collection[Digest]) -> set[Digest]:
