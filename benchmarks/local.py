@@ -1,4 +1,6 @@
-"""How fast pfreg is on local folders, beside its peers, in one run::
+"""How fast pfreg is on local folders, beside its peers, in one run.
+
+It is run so::
 
     python benchmarks/local.py            # everything: about 10 minutes on two cores
     python benchmarks/local.py --quick    # small data sets: exercises all of this, and its figures mean nothing

@@ -106,8 +106,8 @@ def by_turns(turns: int, prepared: Mapping[str, Callable[[], Callable[[], object
 
 def line(row: Row) -> str:
     """Return a row for people."""
-    text = f"{row.what:<22} {row.data:<12} {str(row.ours):<24}"
-    text += f" {row.peer:<12} {str(row.theirs):<24}" if row.theirs is not None else " " * 38
+    text = f"{row.what:<22} {row.data:<12} {row.ours!s:<24}"
+    text += f" {row.peer:<12} {row.theirs!s:<24}" if row.theirs is not None else " " * 38
     if row.figure is not None:
         text += f" {row.figure:8.3g} {row.unit}"
     if row.met is not None:

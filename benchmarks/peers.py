@@ -103,6 +103,6 @@ def _chunks(path: Path, context: zstandard.ZstdDecompressor | None = None) -> It
 
 
 def copy_and_sync(source: Path, target: Path) -> None:
-    """Copy a folder with the system's own tools and sync it: what no durable copy can be faster than, verified or not."""
+    """Copy a folder with the system's own tools and sync it: no durable copy can be faster, verified or not."""
     subprocess.run(["cp", "-r", str(source), str(target)], check=True)
     subprocess.run(["sync", "-f", str(target)], check=True)
