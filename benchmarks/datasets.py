@@ -59,9 +59,9 @@ FULL = (
     DataSet("random-512M", "random", 1, 512 * MIB),
 )
 QUICK = (
-    DataSet("source-2k", "source", 50),
-    DataSet("source-10k", "source", 300),
-    DataSet("floats-16K", "floats", 40, 16 * KIB),
+    DataSet("source-2k", "source", 20),
+    DataSet("source-10k", "source", 200),
+    DataSet("floats-16K", "floats", 20, 16 * KIB),
     DataSet("random-1M", "random", 4, MIB),
     DataSet("random-512M", "random", 1, 9 * MIB),
 )

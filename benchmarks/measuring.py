@@ -4,8 +4,8 @@ Rules
 -----
 - What is compared runs by turns, A B A B, each time on fresh targets, after a sync of everything dirty. The least wall
   and the least CPU of the turns count, which is what noise from the rest of the machine disturbs least.
-- Nothing that was written is removed before the end: ext4 slows down the making of files for minutes after many were
-  removed, and that would fall on whoever comes next.
+- Of many small files, nothing is removed before the end: ext4 slows down the making of files for minutes after many
+  were removed, and that would fall on whoever comes next.
 - CPU seconds are user and system time of this process and of its children.
 """
 
