@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 import random
 import struct
-import sys
 import sysconfig
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -128,9 +127,7 @@ def _sources(wanted: int) -> Iterator[tuple[str, bytes]]:
 
 def _source_paths() -> list[Path]:
     found: list[Path] = []
-    for top in sorted({sysconfig.get_path("stdlib"), *(place for place in sys.path if place and Path(place).is_dir())}):
-        if Path(top).resolve() == Path(__file__).resolve().parent:
-            continue  # this folder itself, which changes more often than a Python does
+    for top in dict.fromkeys(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")):
         for folder, folders, names in os.walk(top):
             folders[:] = sorted(name for name in folders if name != "__pycache__")
             paths = (Path(folder, name) for name in sorted(names) if name.endswith(".py"))

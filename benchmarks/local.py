@@ -2,8 +2,8 @@
 
 It is run so::
 
-    python benchmarks/local.py            # everything: about 10 minutes on two cores
-    python benchmarks/local.py --quick    # small data sets: exercises all of this, and its figures mean nothing
+    python -m benchmarks.local            # everything: about 10 minutes on two cores
+    python -m benchmarks.local --quick    # small data sets: exercises all of this, and its figures mean nothing
 
 Each line compares pfreg with a peer on the same bytes, prints wall and CPU seconds of both, and the figure that a goal
 is about with its verdict. ``measuring.py`` says how it is measured, ``datasets.py`` on what, ``peers.py`` against whom.
@@ -28,11 +28,11 @@ from pathlib import Path
 from typing import Any
 
 import zstandard
-from datasets import FULL, QUICK, DataSet, fill, part
-from measuring import Row, Sample, by_turns, line, sample
-from peers import Restic, Sdk, copy_and_sync, verify_alone
 
 import pfreg
+from benchmarks.datasets import FULL, QUICK, DataSet, fill, part
+from benchmarks.measuring import Row, Sample, by_turns, line, sample
+from benchmarks.peers import Restic, Sdk, copy_and_sync, verify_alone
 
 FORKS = 12
 
