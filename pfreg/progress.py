@@ -38,6 +38,7 @@ class Progress:
 
     def __init__(self, callback: Callback | None = None) -> None:
         self._callback = NoOpCallback() if callback is None else callback
+        self._counter = self._callback if isinstance(self._callback, CountsBlobs) else None
         self._lock = threading.Lock()
         self._size = self._blobs = self._done = 0
 
@@ -62,8 +63,8 @@ class Progress:
         return Branch(self, expected)
 
     def _tell(self) -> None:
-        if isinstance(self._callback, CountsBlobs):
-            self._callback.blobs(self._done, self._blobs)
+        if self._counter is not None:
+            self._counter.blobs(self._done, self._blobs)
 
 
 class Branch(Callback):  # type: ignore[misc]

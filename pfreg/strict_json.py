@@ -77,7 +77,9 @@ def dumps(value: Any, *, sort_keys: bool = False) -> bytes:
 
 def _check_depth(data: bytes, max_depth: int) -> None:
     depth = 0
-    for bracket in _STRING.sub(b"", data).translate(None, _NOT_BRACKETS):
+    # Where nothing is escaped, every second quote ends a string, which is found faster than by a pattern.
+    outside = _STRING.sub(b"", data) if b"\\" in data else b"".join(data.split(b'"')[::2])
+    for bracket in outside.translate(None, _NOT_BRACKETS):
         if bracket in b"[{":
             depth += 1
             if depth > max_depth:
