@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import email.utils
+import hashlib
+import json
 import os
 import threading
 import time
@@ -268,6 +270,24 @@ def test_a_blob_that_is_collected_and_cannot_be_sent_again(own_registry: DockerR
         OciFileSystem().cat_file(f"{root}/x")
     write(OciFileSystem(), root.replace(":v1", ":v2"), {"x": b"x" * 1000})
     assert_holds(root, {"x": b"x" * 1000})
+
+
+def test_a_blob_that_is_hidden_for_a_moment(oci_registry: DockerRegistry, repository: str, faulty: Faulty) -> None:
+    """docker-registry does not see a blob while another writer links it: it is asked again, and nothing is sent."""
+    hidden = [True, True]
+
+    def hide(seen: Seen) -> Answer | None:
+        if seen.method != "PUT" or "/manifests/" not in seen.path or not hidden:
+            return None
+        hidden.pop()
+        digest = "sha256:" + hashlib.sha256(b"x" * 1000).hexdigest()
+        return Answer(400, {}, json.dumps({"errors": [{"code": "MANIFEST_BLOB_UNKNOWN", "detail": digest}]}).encode())
+
+    proxy = faulty(oci_registry.host, hide)
+    write(OciFileSystem(), f"{proxy.host}/{repository}:v1", {"x": b"x" * 1000, "manifest.json": b"{}"})
+    assert len(proxy.requests("PUT", "/manifests/")) == 3
+    assert len(proxy.requests("PUT", "/blobs/")) == 2
+    assert_holds(f"{oci_registry.host}/{repository}:v1", {"x": b"x" * 1000, "manifest.json": b"{}"})
 
 
 def test_another_manifest_than_was_sent(oci_registry: DockerRegistry, repository: str, faulty: Faulty) -> None:
