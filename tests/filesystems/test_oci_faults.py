@@ -6,16 +6,18 @@ import email.utils
 import hashlib
 import json
 import os
+import socket
 import threading
 import time
 from pathlib import Path
 
+import aiohttp
 import pytest
 from fsspec.callbacks import Callback
 
 from pfreg.errors import BlobNotFound, FileChanged, IntegrityError, TransferError
 from pfreg.filesystems.oci import OciFileSystem
-from pfreg.filesystems.oci_answers import _retry_after
+from pfreg.filesystems.oci_answers import _retry_after, network_failure
 from pfreg.filesystems.oci_transfer import FileBody
 from tests.filesystems.conftest import Faulty, write
 from tests.servers.fault_proxy import Answer, Cut, Seen
@@ -141,6 +143,27 @@ def test_a_storm_without_end_is_an_error(faulty: Faulty) -> None:
     assert len(proxy.seen) == 1
 
 
+def test_429_holds_back_every_request_to_the_registry(faulty: Faulty) -> None:
+    arrived: list[float] = []
+
+    def refuse_the_first(seen: Seen) -> Answer:
+        arrived.append(time.monotonic())
+        return Answer(429, {"Retry-After": "1"}) if len(arrived) == 1 else Answer(404)
+
+    proxy = faulty("", refuse_the_first)
+    fs = OciFileSystem()
+    first = threading.Thread(target=fs.exists, args=(f"{proxy.host}/a:v1",))
+    first.start()
+    deadline = time.monotonic() + 5
+    while not any(client._resume_at for client in fs._clients.values()) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    with pytest.raises(FileNotFoundError):
+        fs.tags(f"{proxy.host}/b")
+    first.join()
+    assert len(arrived) == 3
+    assert min(arrived[1:]) - arrived[0] >= 0.9
+
+
 def test_retry_after_is_seconds_or_a_date() -> None:
     assert _retry_after("7") == 7
     assert 50 < _retry_after(email.utils.formatdate(time.time() + 60, usegmt=True)) <= 60
@@ -162,6 +185,16 @@ def test_a_registry_that_is_not_there() -> None:
         fs.find("127.0.0.1:1/a:v1")
     with pytest.raises(TransferError, match="connection failed"):
         fs.exists("127.0.0.1:1/a:v1")
+
+
+def test_a_host_without_a_name_is_an_error_at_once() -> None:
+    error = aiohttp.ClientConnectorError(
+        aiohttp.client_reqrep.ConnectionKey("h.invalid", 443, True, True, None, None, None),
+        socket.gaierror(socket.EAI_NONAME, "Name or service not known"),
+    )
+    failure = network_failure(error, operation="read", place="h.invalid/a:v1")
+    assert type(failure) is TransferError
+    assert "no such host" in str(failure)
 
 
 def test_a_registry_that_is_killed_in_the_middle_of_a_push(
