@@ -72,6 +72,40 @@ def test_an_answer_that_was_lost_is_not_sent_for_twice(
     assert_holds(f"{oci_registry.host}/{repository}:v1", {"a": b"1" * 100, "manifest.json": b"{}"})
 
 
+@pytest.mark.parametrize(("status", "code"), [(404, "BLOB_UPLOAD_UNKNOWN"), (416, ""), (400, "BLOB_UPLOAD_INVALID")])
+def test_a_burnt_session_is_left_for_another(
+    status: int, code: str, oci_registry: DockerRegistry, repository: str, faulty: Faulty
+) -> None:
+    answer = Answer(status, {}, json.dumps({"errors": [{"code": code}] if code else []}).encode())
+    burnt: list[str] = []
+
+    def burn(seen: Seen) -> Answer | None:
+        session = seen.path.partition("?")[0]
+        if seen.method == "PUT" and "/blobs/" in seen.path and not burnt:
+            burnt.append(session)
+        return answer if session in burnt else None
+
+    proxy = faulty(oci_registry.host, burn)
+    write(OciFileSystem(), f"{proxy.host}/{repository}:v1", {"a": b"1" * 100, "manifest.json": b"{}"})
+    assert len(proxy.requests("POST")) == 3
+    assert_holds(f"{oci_registry.host}/{repository}:v1", {"a": b"1" * 100, "manifest.json": b"{}"})
+
+
+def test_other_bytes_than_were_hashed(oci_registry: DockerRegistry, repository: str, tmp_path: Path) -> None:
+    """The file changes, at the same size, after it was hashed: the real registry notices, and nothing is published."""
+    (tmp_path / "x").write_bytes(b"x" * (2 << 20))
+
+    class Changing(Callback):
+        def set_size(self, size: int) -> None:
+            (tmp_path / "x").write_bytes(b"y" * size)
+
+    root = f"{oci_registry.host}/{repository}:v1"
+    fs = OciFileSystem()
+    with pytest.raises(IntegrityError, match="other bytes"), fs.transaction:
+        fs.put_file(str(tmp_path / "x"), f"{root}/x", callback=Changing())
+    assert not OciFileSystem().exists(root)
+
+
 def test_a_broken_download_goes_on_where_it_was(
     oci_registry: DockerRegistry, repository: str, faulty: Faulty, tmp_path: Path
 ) -> None:
