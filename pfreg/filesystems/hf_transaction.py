@@ -21,7 +21,7 @@ import secrets
 import tempfile
 import threading
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from fsspec.transaction import Transaction
 from huggingface_hub import CommitOperationAdd, CommitOperationCopy, CommitOperationDelete
@@ -50,6 +50,8 @@ KEPT_IN_MEMORY = 256 << 10
 MANY = 1_000
 """Operations in one commit from which we warn that the Hub may take its time."""
 
+P = TypeVar("P")
+
 _log = logging.getLogger(__name__)
 
 
@@ -76,7 +78,7 @@ class HfCommitTransaction(Transaction):  # type: ignore[misc]  # fsspec has no t
         self._waiting: dict[str, CommitOperationAdd] = {}
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._temporary: dict[str, str] = {}
-        self._open: set[OutgoingFile] = set()
+        self._open: set[OutgoingFile[HubPath]] = set()
         self._root: HubPath | None = None
         self._parent = ""
 
@@ -201,7 +203,7 @@ class HfCommitTransaction(Transaction):  # type: ignore[misc]  # fsspec has no t
             if len(self._waiting) >= BATCH_FILES or held >= BATCH_BYTES:
                 self._upload()
 
-    def create(self, path: HubPath) -> OutgoingFile:
+    def create(self, path: HubPath) -> OutgoingFile[HubPath]:
         """Return a writable file that is staged when it is closed."""
         with self._lock:
             self._bind(path)
@@ -210,7 +212,7 @@ class HfCommitTransaction(Transaction):  # type: ignore[misc]  # fsspec has no t
             self._open.add(file)
             return file
 
-    def finished(self, file: OutgoingFile, *, keep: bool) -> None:
+    def finished(self, file: OutgoingFile[HubPath], *, keep: bool) -> None:
         """Stage a temporary file that was written to its end, or remove it."""
         with self._lock:
             if file not in self._open:
@@ -317,14 +319,22 @@ class HfCommitTransaction(Transaction):  # type: ignore[misc]  # fsspec has no t
                 os.unlink(local)
 
 
-class OutgoingFile(io.BufferedWriter):
-    """A temporary file that is staged when it is closed; a failed block, or a file that is forgotten, drops it.
+class Owner(Protocol):
+    """Who gets a file when it is written."""
+
+    def finished(self, file: Any, *, keep: bool) -> None:
+        """Take the temporary file over, or remove it."""
+        ...
+
+
+class OutgoingFile(io.BufferedWriter, Generic[P]):
+    """A temporary file that is sent when it is closed; a failed block, or a file that is forgotten, drops it.
 
     Parameters
     ----------
-    transaction : HfCommitTransaction
-        What it is staged in.
-    path : HubPath
+    owner : Owner
+        Who sends it.
+    path : HubPath or str
         Where it goes.
     handle : int
         The open temporary file.
@@ -332,9 +342,9 @@ class OutgoingFile(io.BufferedWriter):
         Its path.
     """
 
-    def __init__(self, transaction: HfCommitTransaction, path: HubPath, handle: int, local: str) -> None:
+    def __init__(self, owner: Owner, path: P, handle: int, local: str) -> None:
         super().__init__(io.FileIO(handle, "wb"))
-        self._transaction = transaction
+        self._owner = owner
         self.path = path
         self.local = local
 
@@ -350,7 +360,7 @@ class OutgoingFile(io.BufferedWriter):
         if self.closed:
             return
         super().close()
-        self._transaction.finished(self, keep=keep)
+        self._owner.finished(self, keep=keep)
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._finish(keep=kind is None)

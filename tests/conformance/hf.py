@@ -12,7 +12,7 @@ from tests.conformance.places import Place, Registry
 from tests.servers.hf_hub import Hub, Settings
 from tests.servers.running import missing, program
 
-__all__ = ["hf_branches", "hf_lfs", "hf_xet"]
+__all__ = ["hf_branches", "hf_bucket", "hf_lfs", "hf_xet"]
 
 
 @contextlib.contextmanager
@@ -66,3 +66,17 @@ def hf_xet(folder: Path) -> Iterator[Registry]:
 def hf_branches(folder: Path) -> Iterator[Registry]:
     with _hub(folder, xet=False) as hub:
         yield _registry(hub, branches=True)
+
+
+@contextlib.contextmanager
+def hf_bucket(folder: Path) -> Iterator[Registry]:
+    with _hub(folder, xet=True) as hub:
+        from pfreg.filesystems.hf_bucket import HfBucketFileSystem
+
+        options = {"endpoint": hub.url, "token": "hf_alice"}
+        fs = HfBucketFileSystem(**options)
+
+        def new(name: str) -> Place:
+            return Place(f"hf://buckets/alice/images/{name}", options, f"buckets/alice/images/{name}", fs)
+
+        yield Registry(new, any_name=False)
