@@ -11,7 +11,7 @@ from typing import Any
 import fsspec
 import pytest
 
-from tests.conformance.hf import hf_branches, hf_lfs, hf_xet
+from tests.conformance.hf import hf_branches, hf_bucket, hf_lfs, hf_xet
 from tests.conformance.places import Place, Registry
 from tests.servers.ipfs_gateway import TrustlessGateway, over_node
 from tests.servers.ipfs_node import IpfsNode, installed
@@ -92,6 +92,7 @@ REGISTRIES: dict[str, Callable[[Path], AbstractContextManager[Registry]]] = {
     "hf-lfs": hf_lfs,
     "hf-xet": hf_xet,
     "hf-branches": hf_branches,
+    "hf-bucket": hf_bucket,
 }
 
 
