@@ -1,6 +1,7 @@
 """Content that is kept outside git: LFS objects by their sha256, and Xet files by the store of the genuine ``hf_xet``.
 
-``hf_xet`` writes its chunks below a folder when it is told to upload to ``local://<folder>``. The real Hub learns which
+``hf_xet`` writes its chunks below a folder when it is told to upload to ``local://<folder>``; only one process at a time
+can have that folder open, so clients in several processes at once need LFS. The real Hub learns which
 sha256 a Xet file has from the shards that the client uploads; so do we, by reading the shards that it left there.
 """
 
