@@ -29,7 +29,7 @@ from huggingface_hub import CommitOperationAdd, CommitOperationCopy, CommitOpera
 from pfreg.errors import AccessDenied, BadOption, LimitExceeded, UnsupportedRegistry
 from pfreg.filesystems.hf_calls import LOG_IN
 from pfreg.filesystems.hf_card import CARD, dataset_card
-from pfreg.filesystems.hf_commit import Operation, Stored, commit_once
+from pfreg.filesystems.hf_commit import Operation, Push, Stored, commit_once
 from pfreg.filesystems.hf_place import HubPath
 from pfreg.filesystems.hf_upload import is_released, upload
 
@@ -160,14 +160,9 @@ class HfCommitTransaction(Transaction):  # type: ignore[misc]  # fsspec has no t
                 self.add(self._root.at(CARD), dataset_card(branch))
             self._upload()
             operations = list(self._operations.values())
-            commit = commit_once(
-                self.hub.api,
-                branch,
-                operations,
-                message=self.hub.commit_message or f"pf push: {len(operations)} files",
-                parent=self._parent,
-                patience=self.hub.patience(),
-            )
+            message = self.hub.commit_message or f"pf push: {len(operations)} files"
+            push = Push(self.hub.api, branch, operations, message)
+            commit = commit_once(push, parent=self._parent, patience=self.hub.patience())
             self.hub.pin(branch, commit)
             return commit
 
