@@ -469,6 +469,7 @@ def inspect(
         blobs=len(wanted),
         stored=sum(sizes.values()),
         missing=tuple(sorted(wanted - set(sizes))),
+        commit=tree.commit_read if isinstance(tree, Registry) else None,
     )
 
 

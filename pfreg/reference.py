@@ -301,7 +301,11 @@ class _OwnFilesystem:
 class _HfResolver(_OwnFilesystem):
     """``hf://user/repo[:rev]``, which means a dataset, and huggingface_hub's own spelling."""
 
+    _buckets = _OwnFilesystem("pfreg.filesystems.hf_bucket", "HfBucketFileSystem")
+
     def open(self, reference: Reference, options: dict[str, Any]) -> tuple[AbstractFileSystem, str]:
+        if reference.target.startswith("buckets/"):
+            return self._buckets.open(reference, options)
         options.setdefault("card", True)
         return super().open(reference, options)
 

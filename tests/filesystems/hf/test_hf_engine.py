@@ -104,6 +104,15 @@ def test_branches_tags_and_commits_hold_images(
         pfreg.push(other, f"{URL}:v1", store=store, storage_options=options)
 
 
+def test_inspect_tells_the_commit(
+    hub: Hub, options: dict[str, Any], store: pfreg.Store, image: pfreg.Snapshotted, tmp_path: Path
+) -> None:
+    done = pfreg.push(image, URL, store=store, storage_options=options)
+    assert pfreg.inspect(URL, storage_options=options).commit == done.committed
+    pfreg.push(image, tmp_path / "root", store=store)
+    assert pfreg.inspect(tmp_path / "root").commit is None
+
+
 def test_tags(hub: Hub, options: dict[str, Any], store: pfreg.Store, image: pfreg.Snapshotted) -> None:
     done = pfreg.push(image, URL, store=store, storage_options=options)
     hub.repository("alice/image").git.point("refs/tags/v1", str(done.committed))
