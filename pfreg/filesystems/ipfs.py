@@ -122,7 +122,7 @@ class IPFSFileSystem(AsyncIPFSFileSystem):  # type: ignore[misc]
         rpc_headers: Mapping[str, str] | None = None,
         rpc_timeout: float = 30.0,
         pin_timeout: float = 600.0,
-        retry_for: float = 60.0,
+        retry_for: float = 30.0,
         pin_remote: str | None = None,
         dry_run: bool = False,
         asynchronous: bool = False,
@@ -386,7 +386,9 @@ class IPFSFileSystem(AsyncIPFSFileSystem):  # type: ignore[misc]
     async def _pinned_remotely(self, root: CID) -> RemotePin:
         service = self._pin_remote or ""
         try:
-            return RemotePin(service, await self._node.pin_remotely(root, service))
+            status = await self._node.pin_remotely(root, service)
+            _log.info("%s is %s by %s", cids.text(root), status, service)
+            return RemotePin(service, status)
         except (AccessDenied, TransferError, UnsupportedRegistry) as error:
             _log.warning("%s is pinned, but not by %s: %s", cids.text(root), service, error)
             return RemotePin(service, "failed", str(error))

@@ -72,6 +72,15 @@ def test_a_dry_run_needs_no_node(image: pfreg.Snapshotted, store: pfreg.Store, t
     assert not told.published
 
 
+def test_a_root_that_nobody_has_is_image_not_found(store: pfreg.Store) -> None:
+    with closing(TrustlessGateway(over_mapping({}))) as gateway:
+        options = {"gateway_addr": gateway.url}
+        nobody_has = "ipfs://bafkreigh2akiscaildcqabsyg3dfr6chu3fgpregiymsck7e7aqa4s52zy"
+        assert not pfreg.exists(nobody_has, storage_options=options)
+        with pytest.raises(pfreg.ImageNotFound):
+            pfreg.pull(nobody_has, store=store, storage_options=options)
+
+
 def test_pushing_again_sends_nothing_and_says_so(
     image: pfreg.Snapshotted, store: pfreg.Store, ipfs_node: IpfsNode, ipfs_proxy: RpcProxy
 ) -> None:

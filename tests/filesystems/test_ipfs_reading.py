@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import pickle
 import random
 from collections.abc import Iterator
 from contextlib import closing
@@ -140,6 +141,11 @@ def test_get_file_writes_the_whole_file(gateway: TrustlessGateway, image: Image,
     reader(gateway).get_file(f"{image.root}/blobs/big", str(tmp_path / "big"))
     assert (tmp_path / "big").read_bytes() == BIG
     assert [each.name for each in tmp_path.iterdir()] == ["big"]
+
+
+def test_a_pickled_filesystem_reads(gateway: TrustlessGateway, image: Image) -> None:
+    fs = pickle.loads(pickle.dumps(reader(gateway)))
+    assert fs.cat_file(f"{image.root}/manifest.json") == FILES["manifest.json"]
 
 
 # Both layouts, sharded or not
