@@ -137,6 +137,7 @@ class ReadThrough:
         self.blobs = self.size = 0
 
     def __call__(self, digest: Digest, *, limit: int) -> bytes:
+        """Return the verified content of a layer, which is in the store from now on."""
         if digest in self._store.present([digest]):
             with contextlib.suppress(IntegrityError):  # damaged here: fetch it again
                 return self._store.content(digest, limit=limit)
