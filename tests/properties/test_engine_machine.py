@@ -62,6 +62,7 @@ class Engine(RuleBasedStateMachine):
         self.parents: dict[Digest, list[Digest]] = {}
         self.held: dict[str, set[Digest]] = {"A": set(), "B": set()}
         self.roots: dict[str, Digest] = {}
+        self.born: list[Digest] = []  # a CID holds a time: only by age are images in the same order in every run
         self.count = 0
 
     def teardown(self) -> None:
@@ -92,14 +93,18 @@ class Engine(RuleBasedStateMachine):
         for name, content in files.items():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_bytes(content)
-        chosen = sorted(self.held[store])[:parents]
+        chosen = self.oldest_first(store)[:parents]
         image = pfreg.snapshot(folder, store=self.stores[store], parents=chosen, jobs=1)
         self.trees[image.cid], self.parents[image.cid] = listing(folder), chosen
         self.held[store].add(image.cid)
+        self.born.append(image.cid)
+
+    def oldest_first(self, store: str) -> list[Digest]:
+        return [cid for cid in self.born if cid in self.held[store]]
 
     def chosen(self, store: str, pick: int) -> Digest:
         assume(self.held[store])
-        images = sorted(self.held[store])
+        images = self.oldest_first(store)
         return images[pick % len(images)]
 
     @rule(store=STORES, pick=st.integers(0, 9), root=ROOTS, history=HISTORY, base=st.none() | ROOTS)
