@@ -70,9 +70,7 @@ def part(data: DataSet) -> DataSet | None:
     """Return what of a data set is given to a peer that needs a minute for all of it; None if another one serves."""
     if data.name == "source-10k":
         return None  # a file of it costs what a file of source-2k costs
-    if data.small:
-        return data
-    return DataSet(data.name, data.kind, min(data.files, 50), min(data.size, 64 * MIB))
+    return DataSet(data.name, data.kind, min(data.files, 500 if data.small else 50), min(data.size, 64 * MIB))
 
 
 def fill(data: DataSet, folder: Path) -> int:

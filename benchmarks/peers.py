@@ -77,7 +77,8 @@ def verify_alone(blobs: Sequence[Path]) -> None:
     cores = os.cpu_count() or 1
     if len(blobs) == 1:
         with ThreadPoolExecutor(1) as second:
-            hasher, pending = hashlib.sha256(), second.submit(int)
+            hasher = hashlib.sha256()
+            pending = second.submit(hasher.update, b"")
             for chunk in _chunks(blobs[0]):
                 pending.result()
                 pending = second.submit(hasher.update, chunk)
