@@ -113,10 +113,8 @@ async def download(
 
     Raises
     ------
-    BlobNotFound
-        If the registry has no such blob.
-    IntegrityError
-        If the bytes are not those of the descriptor.
+    BlobNotFound, IntegrityError
+        If the registry has no such blob, or other bytes than the descriptor says.
     AccessDenied, TransferError
         As the registry and the network have it.
     """
@@ -125,27 +123,22 @@ async def download(
     hasher = hashlib.sha256()
 
     def take(piece: bytes) -> None:
-        if whole:
-            hasher.update(piece)
+        hasher.update(piece)
         write(piece)
 
     at, patience = start, client.patience()
     while True:
         response = await client.send(_get_blob(client, repository, descriptor, place=place, start=at, stop=stop))
-        before = at
         failure: TransferError = Unavailable("the answer broke off", operation="download", place=place)
         try:
             async with response:
                 async for piece in _pieces(response, descriptor, at, stop, place):
-                    at += len(piece)
+                    at, patience = at + len(piece), client.patience()
                     await asyncio.to_thread(take, piece) if len(piece) >= _OFFLOAD else take(piece)
         except (aiohttp.ClientError, ConnectionError, asyncio.TimeoutError) as error:
             failure = network_failure(error, operation="download", place=place)
         if at >= stop:
             break
-        if not isinstance(failure, Unavailable):
-            raise failure
-        patience = client.patience() if at > before else patience
         await patience.wait(failure)
     if whole and f"sha256:{hasher.hexdigest()}" != descriptor.digest:
         raise IntegrityError("the blob does not match its digest", operation="download", place=place)
