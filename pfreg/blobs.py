@@ -22,7 +22,7 @@ from pfreg.digest import Digest
 from pfreg.errors import AccessDenied, BlobNotFound, IntegrityError, LimitExceeded, PfregError
 from pfreg.files import Files, Found, translated
 from pfreg.limits import DEFAULT_LIMITS, Limits
-from pfreg.local_files import LocalFiles, open_regular
+from pfreg.local_files import LocalFiles, NewFile, new_file, open_regular
 
 __all__ = ["SMALL", "BlobTree", "Staging", "check_content"]
 
@@ -94,8 +94,10 @@ class BlobTree:
         if len(digests) > _FEW:
             # Where listing is impossible or forbidden, looking up is still possible.
             with contextlib.suppress(NotImplementedError, AccessDenied):
-                listed = self.listing()
-                return {digest: listed[digest].size for digest in digests if digest in listed}
+                wanted_hex = {digest.hex: digest for digest in digests}
+                listed = self.files.find(self.path_in(layout.BLOBS))
+                named = ((wanted_hex.get(layout.hex_of_blob(path)), found.size) for path, found in listed.items())
+                return {digest: size for digest, size in named if digest is not None}
         wanted = list(digests)
         found = self.files.info_many([self.path_of(digest) for digest in wanted])
         return {digest: info.size for digest, info in zip(wanted, found, strict=True) if info is not None}
@@ -154,7 +156,8 @@ class BlobTree:
                 raise self.missing(digest)
             yield self.path_of(digest)
             return
-        handle, temporary = tempfile.mkstemp(prefix="pfreg-", suffix=".zst")
+        with translated("write", "temporary file"):
+            handle, temporary = tempfile.mkstemp(prefix="pfreg-", suffix=".zst")
         os.close(handle)
         try:
             self.fetch(digest, temporary, limit=limit, callback=callback)
@@ -170,13 +173,32 @@ class BlobTree:
         except FileNotFoundError:
             raise self.missing(digest) from None
 
+    def fetch_checked(
+        self, digest: Digest, local: str, *, limit: int, size: int | None, callback: Callback = NO_CALLBACK
+    ) -> None:
+        """Copy the stored bytes of one blob into the new local file `local`, and verify those very bytes.
+
+        Where both are local, and no reflink is to be had, they are verified on their way, which reads them once.
+        """
+        if not isinstance(self.files, LocalFiles):
+            self.fetch(digest, local, limit=limit, callback=callback)
+        else:
+            with self._opened(digest, self.path_of(digest)) as source, new_file(local) as copy:
+                if not self.files.clone(source.fileno(), copy.handle):
+                    self._check(digest, _Copied(source, copy, limit, callback), size=size)
+                    return
+        self.check_file(digest, local, size=size)
+
     def check_file(self, digest: Digest, path: str, *, size: int | None) -> int:
         """Verify that the local file `path` is this blob, in constant memory; return its content's length in bytes."""
-        limit = self.limits.blob_bytes if size is None else size
         with self._opened(digest, path) as stream:
-            found = sum(map(len, codec.verified_contents(stream, digest, limit=limit)))
-            if size is not None and found != size:
-                raise IntegrityError(f"content has {found} bytes, its tree says {size}")
+            return self._check(digest, stream, size=size)
+
+    def _check(self, digest: Digest, stream: codec.Readable, *, size: int | None) -> int:
+        limit = self.limits.blob_bytes if size is None else size
+        found = sum(map(len, codec.verified_contents(stream, digest, limit=limit)))
+        if size is not None and found != size:
+            raise IntegrityError(f"content has {found} bytes, its tree says {size}")
         return found
 
     @contextlib.contextmanager
@@ -210,6 +232,21 @@ class BlobTree:
                 place=self.name,
                 hint="the copy here is damaged; push it again from a whole one",
             ) from None
+
+
+class _Copied:
+    """A stream whose bytes are written to a file as they are read."""
+
+    def __init__(self, stream: codec.Readable, copy: NewFile, limit: int, callback: Callback) -> None:
+        self._stream, self._copy, self._limit, self._callback = stream, copy, limit, callback
+
+    def read(self, size: int = -1) -> bytes:
+        data = self._stream.read(size)
+        if self._copy.size + len(data) > self._limit:
+            raise LimitExceeded(f"more than {self._limit} stored bytes")
+        self._copy.write(data)
+        self._callback.relative_update(len(data))
+        return data
 
 
 def check_content(digest: Digest, data: bytes, *, size: int | None, limits: Limits) -> int:

@@ -484,6 +484,8 @@ def _inspection(result: Inspection) -> Iterator[str]:
     manifest = result.manifest
     yield f"image    {result.cid}"
     yield f"place    {result.reference}"
+    if result.commit:
+        yield f"commit   {result.commit}"
     yield f"agent    {manifest.agent.kind} ({manifest.agent.fingerprint} {manifest.agent.version})"
     yield f"created  {manifest.created_at}"
     yield f"parents  {' '.join(map(str, manifest.parents)) or 'none'}"

@@ -48,6 +48,9 @@ class Digest:
                 f"not a sha256 digest: {str(self.hex)[:80]!r}", hint="expected 64 lower-case hex digits"
             )
 
+    def __hash__(self) -> int:
+        return hash(self.hex)  # what dataclass makes goes through a tuple, which is felt where many are looked up
+
     def __str__(self) -> str:
         return _PREFIX + self.hex
 

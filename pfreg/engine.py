@@ -10,18 +10,18 @@ Rules
 
 from __future__ import annotations
 
-import contextlib
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 from fsspec.callbacks import Callback
 
-from pfreg import codec, layout
+from pfreg import layout
 from pfreg.blobs import BlobTree, stored_bound
-from pfreg.closure import Content, closure, closure_of, depth_of, lineage
+from pfreg.closure import closure_of, depth_of
+from pfreg.delivery import Order, ReadThrough, deliver, reach
 from pfreg.digest import Digest
 from pfreg.errors import (
     BadOption,
@@ -29,20 +29,18 @@ from pfreg.errors import (
     Conflict,
     IntegrityError,
     PfregError,
-    SignatureError,
     UnsupportedRegistry,
 )
 from pfreg.files import translated
 from pfreg.fstree import Tree
-from pfreg.limits import Limits
-from pfreg.local_files import LocalFiles
 from pfreg.manifest import Manifest
 from pfreg.progress import Progress
-from pfreg.registry import Foretells, HasTags, Keeps, Published, Registry, parse_expect
+from pfreg.reference import parse
+from pfreg.registry import HasTags, Keeps, Published, Registry, parse_expect
 from pfreg.results import Cloned, Copied, Inspection, LayerSize, Pruned, Pulled, Pushed, Verified
-from pfreg.signing import HmacSigner, HmacVerifier, Signer, Trust, Verifier, check_signature
+from pfreg.signing import HmacSigner, HmacVerifier, Signer, Trust, Verifier
 from pfreg.store import GRACE, Store, check_grace
-from pfreg.transfer import Moved, Plan, check_blobs, confirm, plan, transfer, workers
+from pfreg.transfer import Moved, check_blobs, plan, transfer
 from pfreg.world_checkout import SetId, checkout_tree
 from pfreg.world_snapshot import Snapshotted, snapshot_folder
 
@@ -207,11 +205,11 @@ def push(
     start = time.perf_counter()
     target = Registry.open(url, storage_options=storage_options)
     place = _base(base, target, storage_options)
-    order = _Order(history, place, parse_expect(expect), jobs, Progress(callback), dry_run)
+    order = Order(history, place, parse_expect(expect), jobs, Progress(callback), dry_run)
     local = open_store(store, create=False)
     manifest = local.manifest(cid_of(cid))
     signature = (signer or HmacSigner.for_scheme(target.scheme)).sign(manifest.raw)
-    done = _deliver(local, target, manifest, signature, order)
+    done = deliver(local, target, manifest, signature, order)
     return Pushed(
         cid=manifest.cid,
         reference=target.name,
@@ -224,7 +222,7 @@ def push(
 
 
 def pull(
-    url: Place,
+    url: str | os.PathLike[str],
     *,
     store: StorePlace = None,
     storage_options: Options | None = None,
@@ -273,12 +271,13 @@ def pull(
     """
     start = time.perf_counter()
     depth_of(history)
+    parse(url)  # a malformed reference makes no store
     local = open_store(store)
     source = Registry.open(url, storage_options=storage_options, limits=local.limits)
     image = _read(source, verifier, require_signature, expect)
-    content = _ReadThrough(source, local)
+    content = ReadThrough(source, local)
     try:
-        wanted, ancestors = _reach(image.manifest, content, history, local.limits)
+        wanted, ancestors = reach(image.manifest, content, history, local.limits)
     finally:
         local.files.flush()
     moved = transfer(source, local, plan(source, local, wanted), jobs=jobs, progress=Progress(callback))
@@ -404,9 +403,9 @@ def copy(
     start = time.perf_counter()
     origin = Registry.open(source, storage_options=storage_options)
     place = Registry.open(target, storage_options=target_options)
-    order = _Order(history, _base(base, place, target_options), parse_expect(expect), jobs, Progress(callback))
+    order = Order(history, _base(base, place, target_options), parse_expect(expect), jobs, Progress(callback))
     image = _read(origin, verifier, require_signature, None)
-    done = _deliver(origin, place, image.manifest, image.signature, order)
+    done = deliver(origin, place, image.manifest, image.signature, order)
     return Copied(
         cid=image.manifest.cid,
         source=origin.name,
@@ -471,6 +470,7 @@ def describe(tree: BlobTree, manifest: Manifest, trust: Trust | None) -> Inspect
         blobs=len(wanted),
         stored=sum(sizes.values()),
         missing=tuple(sorted(wanted - set(sizes))),
+        commit=tree.commit_read if isinstance(tree, Registry) else None,
     )
 
 
@@ -509,7 +509,7 @@ def verify(
     start = time.perf_counter()
     depth_of(history)
     tree, manifest, trust = _open(place, store, storage_options, verifier, require_signature)
-    wanted, ancestors = _reach(manifest, tree.content, history, tree.limits)
+    wanted, ancestors = reach(manifest, tree.content, history, tree.limits)
     sizes = tree.present(wanted)
     _demand(tree, [f"{digest} is missing" for digest in wanted if digest not in sizes], BlobNotFound)
     progress = Progress(callback)
@@ -586,7 +586,7 @@ def prune(
     if isinstance(root.fs, Keeps):
         raise UnsupportedRegistry("holds nothing but its image", operation="prune", place=root.name)
     manifest = _read(root, verifier, False, None).manifest
-    reachable, ancestors = _reach(manifest, root.content, "all", root.limits)
+    reachable, ancestors = reach(manifest, root.content, "all", root.limits)
     reachable.update((ancestor.cid, None) for ancestor in ancestors)
     before = time.time() - grace
     doomed: dict[str, int] = {}
@@ -608,30 +608,6 @@ def prune(
 
 
 # -- what the verbs share ----------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class _Order:
-    """How an image is to be delivered."""
-
-    history: int | str
-    base: Registry | None
-    expect: Digest | str | None
-    jobs: int | None
-    progress: Progress
-    dry_run: bool = False
-
-    def __post_init__(self) -> None:
-        depth_of(self.history)
-        if self.jobs is not None:
-            workers(self.jobs)
-
-
-@dataclass(frozen=True, slots=True)
-class _Delivered:
-    moved: Moved
-    images: int
-    published: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -696,80 +672,6 @@ def _open(
     return root, image.manifest, image.trust
 
 
-def _reach(
-    manifest: Manifest, content: Content, history: int | str, limits: Limits
-) -> tuple[dict[Digest, int | None], list[Manifest]]:
-    """Return the closure of an image and of its ancestors, whose manifests are blobs in it, and those ancestors."""
-
-    def load(cid: Digest) -> Manifest:
-        return Manifest.from_bytes(content(cid, limit=limits.manifest_bytes), limits=limits)
-
-    wanted = closure(manifest, content, limits=limits)
-    ancestors = lineage(manifest, load, history=history, limits=limits)
-    for ancestor in ancestors:
-        wanted.setdefault(ancestor.cid, len(ancestor.raw))
-        for digest, size in closure(ancestor, content, limits=limits).items():
-            wanted[digest] = size if wanted.get(digest) is None else wanted[digest]
-    return wanted, ancestors
-
-
-def _deliver(source: BlobTree, target: Registry, manifest: Manifest, signature: bytes, order: _Order) -> _Delivered:
-    """Bring an image to a root: what is missing first, the signature and the manifest last."""
-    wanted, ancestors = _reach(manifest, source.content, order.history, source.limits)
-    target.check_expect(order.expect)
-    there, beside = target.current()
-    standing = there == manifest.raw and beside is not None and _vouches(beside, manifest.raw, signature, target.scheme)
-    todo = plan(source, target, wanted)
-    if not (standing and not todo.todo) and _foretold(source, target, todo, manifest.raw, signature, order):
-        standing, todo = True, Plan(wanted, {}, {**todo.todo, **todo.skipped})
-    if order.dry_run:
-        sizes, skipped = todo.todo.values(), todo.skipped.values()
-        would = Moved(sent=len(sizes), sent_bytes=sum(sizes), skipped=len(skipped), skipped_bytes=sum(skipped))
-        return _Delivered(would, 1 + len(ancestors), published=False)
-    if standing and not todo.todo:
-        moved = transfer(source, target, todo, progress=order.progress)
-        return _Delivered(moved, 1 + len(ancestors), published=False)
-    moved = _commit(source, target, todo, manifest.raw, signature, order)
-    return _Delivered(moved, 1 + len(ancestors), published=True)
-
-
-def _commit(source: BlobTree, target: Registry, todo: Plan, manifest: bytes, signature: bytes, order: _Order) -> Moved:
-    with target.commit():
-        target.announce(todo.wanted)
-        moved = transfer(source, target, todo, base=order.base, jobs=order.jobs, progress=order.progress)
-        if not target.transactional:
-            confirm(target, todo.todo)
-        target.keep(list(todo.skipped))
-        target.publish(manifest, signature, expect=order.expect)
-    return moved
-
-
-def _foretold(source: BlobTree, target: Registry, todo: Plan, manifest: bytes, signature: bytes, order: _Order) -> bool:
-    """Where a commit is named by what is in it, find out its name; tell whether the target has it already.
-
-    Not for a source on a network, which would be read twice, unless a dry run asks for the name.
-    """
-    if not isinstance(target.fs, Foretells) or not (order.dry_run or isinstance(source.files, LocalFiles)):
-        return False
-    with target.fs.rehearsal():
-        _commit(source, target, todo, manifest, signature, replace(order, progress=Progress()))
-    return target.committed is not None and target.fs.holds(target.committed)
-
-
-def _vouches(there: bytes, manifest: bytes, ours: bytes, scheme: str) -> bool:
-    """Tell whether the signature that is there is ours, or as good: then one with more in it is not overwritten."""
-    if there == ours:
-        return True
-    try:
-        new, old = (
-            check_signature(manifest, signature, verifier=HmacVerifier.for_scheme(scheme))
-            for signature in (ours, there)
-        )
-    except SignatureError:
-        return False
-    return new == old
-
-
 def _place(
     source: BlobTree,
     manifest: Manifest,
@@ -798,29 +700,6 @@ def _place(
         size=placed.size,
         seconds=time.perf_counter() - start,
     )
-
-
-class _ReadThrough:
-    """Reads layers from a registry into a store on their way, so that they are fetched once."""
-
-    def __init__(self, source: Registry, store: Store) -> None:
-        self._source, self._store = source, store
-        self.blobs = self.size = 0
-
-    def __call__(self, digest: Digest, *, limit: int) -> bytes:
-        if digest in self._store.present([digest]):
-            with contextlib.suppress(IntegrityError):  # damaged here: fetch it again
-                return self._store.content(digest, limit=limit)
-        (stored,) = self._source.stored([digest], limit=stored_bound(limit))
-        with self._source.blaming(digest):
-            plain = codec.content(stored, limit=limit)
-            if (found := Digest.of(plain)) != digest:
-                raise IntegrityError(f"content has the digest {found}")
-        self._store.files.write_many([(self._store.path_of(digest), stored)])
-        self._store.files.flush()
-        self.blobs += 1
-        self.size += len(stored)
-        return plain
 
 
 def _counts(moved: Moved) -> dict[str, int]:

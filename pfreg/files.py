@@ -31,7 +31,16 @@ from fsspec.asyn import AsyncFileSystem
 from fsspec.callbacks import Callback
 
 from pfreg.digest import CHUNK
-from pfreg.errors import AccessDenied, FolderNotFound, LimitExceeded, PfregError, StorageFull, TransferError, one_line
+from pfreg.errors import (
+    AccessDenied,
+    FolderNotFound,
+    LimitExceeded,
+    PfregError,
+    StorageFull,
+    TransferError,
+    UnsupportedRegistry,
+    one_line,
+)
 from pfreg.layout import partial_name
 
 __all__ = ["AsyncFiles", "Copier", "Files", "Found", "Lister", "Reader", "Remover", "SyncFiles", "Writer", "translated"]
@@ -158,15 +167,13 @@ def translated(
     """Turn what a foreign filesystem raises into pfreg's errors; a FileNotFoundError too, unless that is an answer."""
     try:
         yield
-    except (PfregError, NotImplementedError):
+    except PfregError:
         raise
     except Exception as e:
         if absent_passes and isinstance(e, FileNotFoundError):
             raise
-        problem, clean = _describe(e, secrets)
         kind, hint = _kind(e)
-        # A cause that holds a secret is cut off, or a traceback would print it.
-        raise kind(problem, operation=operation, place=place, hint=hint) from (e if clean else None)
+        raise kind(_describe(e, secrets), operation=operation, place=place, hint=hint) from presentable(e, secrets)
 
 
 def _kind(e: Exception) -> tuple[type[PfregError], str]:
@@ -174,18 +181,36 @@ def _kind(e: Exception) -> tuple[type[PfregError], str]:
         return AccessDenied, "check the credentials and their permissions"
     if isinstance(e, FileNotFoundError):
         return FolderNotFound, "a folder or bucket is not there, or was removed meanwhile"
+    if isinstance(e, NotImplementedError):
+        return UnsupportedRegistry, "this filesystem cannot do that"
     if isinstance(e, OSError) and e.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return StorageFull, "free some space and run it again: it goes on where it stopped"
     return TransferError, "check connection and credentials, then run it again: it goes on where it stopped"
 
 
-def _describe(e: Exception, secrets: Sequence[str]) -> tuple[str, bool]:
+def _describe(e: Exception, secrets: Sequence[str]) -> str:
     text = (e.strerror if isinstance(e, OSError) and e.strerror else str(e)) or "failed"
-    clean = text
+    return one_line(f"{type(e).__name__}: {redacted(text, secrets)}", limit=300)
+
+
+def redacted(text: str, secrets: Sequence[str]) -> str:
+    """Return `text` without the secrets that are in it."""
     for secret in secrets:
-        clean = clean.replace(secret, "***")
-    raw = f"{e!r} {e}"
-    return one_line(f"{type(e).__name__}: {clean}", limit=300), not any(secret in raw for secret in secrets)
+        text = text.replace(secret, "***")
+    return text
+
+
+def presentable(e: BaseException, secrets: Sequence[str]) -> BaseException | None:
+    """Return `e`, unless it or what led to it holds a secret, which a traceback would print."""
+    chain: list[BaseException] = []
+    pending: list[BaseException | None] = [e]
+    while pending:
+        link = pending.pop()
+        if link is not None and link not in chain:
+            chain.append(link)
+            pending += [link.__cause__, link.__context__]
+    raw = " ".join(f"{link!r} {link}" for link in chain)
+    return None if any(secret in raw for secret in secrets) else e
 
 
 def read_bounded(stream: BinaryIO, path: str, limit: int, *, piece: int = CHUNK) -> bytes:

@@ -17,8 +17,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from pfreg import strict_json
 from pfreg.digest import Digest
@@ -39,8 +38,7 @@ _CLOSED = frozenset({"env.v1", "procs.unsupported.v1", "model.diff.v1", "effects
 _REQUIRED = {"world.fs": FS_TREE, "cache.manifest": CACHE_LAYOUT}
 
 
-@dataclass(frozen=True, slots=True)
-class Reached:
+class Reached(NamedTuple):
     """A blob that a layer reaches.
 
     Parameters

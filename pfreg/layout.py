@@ -24,6 +24,7 @@ __all__ = [
     "blob_path",
     "digest_of_blob",
     "digest_of_image",
+    "hex_of_blob",
     "image_path",
     "is_partial",
     "partial_name",
@@ -49,10 +50,16 @@ def image_path(cid: Digest) -> str:
     return f"{IMAGES}/{cid.hex}.json"
 
 
+def hex_of_blob(path: str) -> str:
+    """Return the hex digits of the blob that lies at `path`, "" where the path is no blob's."""
+    match = _BLOB.match(path)
+    return match[2] if match else ""
+
+
 def digest_of_blob(path: str) -> Digest | None:
     """Return which blob lies at `path`, or None where the path is no blob's."""
-    match = _BLOB.match(path)
-    return Digest(match[2]) if match else None
+    found = hex_of_blob(path)
+    return Digest(found) if found else None
 
 
 def digest_of_image(name: str) -> Digest | None:
@@ -63,8 +70,8 @@ def digest_of_image(name: str) -> Digest | None:
 
 def partial_name(path: str) -> str:
     """Return a new, unguessable name in the same folder for what will be `path` when it is complete."""
-    folder, name = posixpath.split(path)
-    return posixpath.join(folder, f".{name}.{secrets.token_hex(8)}.part")
+    folder, slash, name = path.rpartition("/")
+    return f"{folder}{slash}.{name}.{secrets.token_hex(8)}.part"
 
 
 def is_partial(path: str) -> bool:

@@ -20,7 +20,7 @@ import stat
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
 from fsspec.callbacks import Callback, NoOpCallback
 
@@ -32,14 +32,17 @@ from pfreg.layout import partial_name
 if sys.platform != "win32":
     import fcntl
 
-__all__ = ["LocalFiles", "locked", "sync_filesystem", "sync_folder"]
+__all__ = ["LocalFiles", "NewFile", "locked", "new_file", "sync_filesystem", "sync_folder"]
 
 NO_CALLBACK = NoOpCallback()
 
 _STAGED_FILES = 4096
 _STAGED_BYTES = 256 << 20
 _SYNC_TOGETHER_FROM = 16  # below this, a sync of each file is cheaper than one of the whole file system
+_WRITE_BACK = 8 << 20  # bytes of one file that wait before they are sent to the disk
+_WRITE_BACK_FROM = 512 << 10  # smaller files are placed on the disk better when they are many
 _FICLONE = 0x40049409  # linux/fs.h
+_SYNC_FILE_RANGE_WRITE = 2  # linux/fs.h
 _READ_FLAGS = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0)
 _NEW_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
 
@@ -96,12 +99,8 @@ class LocalFiles:
     def write_many(self, items: Sequence[tuple[str, bytes]]) -> None:
         """Stage files; see :class:`~pfreg.files.Writer`."""
         for path, data in items:
-            with self.incoming(path) as temporary, translated("write", path):
-                handle = os.open(temporary, _NEW_FLAGS, 0o666)
-                try:
-                    write_all(handle, data)
-                finally:
-                    os.close(handle)
+            with self.incoming(path) as temporary, translated("write", path), new_file(temporary) as file:
+                file.write(data)
 
     def write_from(self, local: str, path: str, *, callback: Callback) -> None:
         """Stage a copy of a file; see :class:`~pfreg.files.Writer`."""
@@ -132,12 +131,14 @@ class LocalFiles:
         if folder in self._known_folders:
             return
         with translated("make folder", folder):
+            grown: set[str] = set()
             missing = folder
             while not os.path.isdir(missing):
                 missing = os.path.dirname(missing)
-                with self._lock:
-                    self._new_folders.add(missing)
+                grown.add(missing)
             os.makedirs(folder, exist_ok=True)
+            with self._lock:
+                self._new_folders |= grown
         self._known_folders.add(folder)
 
     def _stage(self, temporary: str, path: str, size: int) -> None:
@@ -204,10 +205,12 @@ class LocalFiles:
                         if entry.is_dir():
                             pending.append(entry.path)
                             continue
-                        with contextlib.suppress(FileNotFoundError):  # gone meanwhile, or a dangling link
+                        try:
                             status = entry.stat()
-                            if stat.S_ISREG(status.st_mode):
-                                found[entry.path.replace(os.sep, "/")] = _found(status)
+                        except FileNotFoundError:  # gone meanwhile, or a dangling link
+                            continue
+                        if stat.S_ISREG(status.st_mode):
+                            found[entry.path.replace(os.sep, "/")] = _found(status)
         return found
 
     def info_many(self, paths: Sequence[str]) -> list[Found | None]:
@@ -225,11 +228,10 @@ class LocalFiles:
     def copy_many(self, pairs: Sequence[tuple[str, str]]) -> None:
         """Share files between folders: a reflink, else a hard link, else a copy; see :class:`~pfreg.files.Copier`."""
         for source, target in pairs:
-            with translated("copy", target):
-                self._make_folder(os.path.dirname(target))
-                if not self._linked(source, target):
-                    with self.incoming(target) as temporary:
-                        self._share(source, temporary)
+            self._make_folder(os.path.dirname(target))
+            if not self._linked(source, target):
+                with translated("copy", target), self.incoming(target) as temporary:
+                    self._share(source, temporary)
 
     def _linked(self, source: str, target: str) -> bool:
         """Hard-link where that is the way: it needs no temporary name, for a link is whole from the start."""
@@ -254,6 +256,19 @@ class LocalFiles:
                     raise
                 self._ways = self._ways[1:]
         return copy_file(source, temporary)
+
+    def clone(self, source: int, target: int) -> bool:
+        """Let an empty open file share the content of another, where the file system can; tell whether it could."""
+        if self._ways[0] is not _reflink:
+            return False
+        try:
+            fcntl.ioctl(target, _FICLONE, source)
+        except OSError as e:
+            if e.errno not in _CANNOT_SHARE:
+                raise
+            self._ways = [way for way in self._ways if way is not _reflink]
+            return False
+        return True
 
     def remove_many(self, paths: Sequence[str]) -> None:
         """Remove files; see :class:`~pfreg.files.Remover`."""
@@ -302,6 +317,48 @@ def write_all(handle: int, data: bytes | memoryview) -> None:
     rest = memoryview(data)[written:]
     while rest:
         rest = rest[os.write(handle, rest) :]
+
+
+class NewFile:
+    """A new file that is on its way to the disk while it is written, so that a sync at the end waits for little.
+
+    Parameters
+    ----------
+    handle : int
+        The file, opened for writing; it is closed at the end of the ``with`` block.
+    """
+
+    def __init__(self, handle: int) -> None:
+        self.handle = handle
+        self.size = self._waiting = 0
+
+    def write(self, data: bytes) -> None:
+        """Append all of `data`."""
+        write_all(self.handle, data)
+        self.size += len(data)
+        self._waiting += len(data)
+        if self._waiting >= _WRITE_BACK:
+            self._write_back()
+
+    def _write_back(self) -> None:
+        self._waiting = 0
+        if _SYNC_FILE_RANGE is not None:
+            _SYNC_FILE_RANGE(self.handle, 0, 0, _SYNC_FILE_RANGE_WRITE)  # a hint; the sync that counts comes later
+
+    def __enter__(self) -> NewFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            if self._waiting and self.size >= _WRITE_BACK_FROM:
+                self._write_back()
+        finally:
+            os.close(self.handle)
+
+
+def new_file(path: str) -> NewFile:
+    """Make the file `path`, which must not exist."""
+    return NewFile(os.open(path, _NEW_FLAGS, 0o666))
 
 
 def copy_file(source: str, target: str, callback: Callback = NO_CALLBACK) -> None:
@@ -356,14 +413,17 @@ def sync_filesystem(path: str) -> bool:
     return True
 
 
-def _find_syncfs() -> Callable[[int], int] | None:
+def _from_linux(name: str, *arguments: Any) -> Callable[..., int] | None:
     if sys.platform != "linux":
         return None
-    function = getattr(ctypes.CDLL(None, use_errno=True), "syncfs", None)
-    return cast("Callable[[int], int] | None", function)
+    function = getattr(ctypes.CDLL(None, use_errno=True), name, None)
+    if function is not None:
+        function.argtypes = arguments
+    return cast("Callable[..., int] | None", function)
 
 
-_SYNCFS = _find_syncfs()
+_SYNCFS = _from_linux("syncfs", ctypes.c_int)
+_SYNC_FILE_RANGE = _from_linux("sync_file_range", ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
 
 
 @contextlib.contextmanager

@@ -38,6 +38,7 @@ class Progress:
 
     def __init__(self, callback: Callback | None = None) -> None:
         self._callback = NoOpCallback() if callback is None else callback
+        self._counter = self._callback if isinstance(self._callback, CountsBlobs) else None
         self._lock = threading.Lock()
         self._size = self._blobs = self._done = 0
 
@@ -62,8 +63,8 @@ class Progress:
         return Branch(self, expected)
 
     def _tell(self) -> None:
-        if isinstance(self._callback, CountsBlobs):
-            self._callback.blobs(self._done, self._blobs)
+        if self._counter is not None:
+            self._counter.blobs(self._done, self._blobs)
 
 
 class Branch(Callback):  # type: ignore[misc]
@@ -125,6 +126,10 @@ class Bar(Callback):  # type: ignore[misc]
         """Take over what has been reported; tqdm draws it, but not too often."""
         self._bar.total = self.size
         self._bar.update(self.value - self._bar.n)
+
+    def draw(self) -> None:
+        """Draw the line now."""
+        self._bar.refresh()
 
     def close(self) -> None:
         """Remove the line."""

@@ -15,7 +15,7 @@ import importlib
 import importlib.util
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -24,7 +24,7 @@ import fsspec
 from fsspec import AbstractFileSystem
 
 from pfreg.errors import BadOption, BadReference, MissingDependency, UnsupportedRegistry
-from pfreg.files import AsyncFiles, Files, SyncFiles
+from pfreg.files import AsyncFiles, Files, SyncFiles, presentable, redacted, translated
 from pfreg.local_files import LocalFiles
 
 __all__ = ["Location", "Reference", "Resolver", "locate", "parse", "register_resolver"]
@@ -164,22 +164,27 @@ def locate(text: str | os.PathLike[str], *, storage_options: Options | None = No
         raise BadOption(f"storage_options is a mapping, not {type(storage_options).__name__}", place=reference.text)
     options = _copy(storage_options or {})
     resolver = _UrlResolver() if _is_chain(reference.text) else _RESOLVERS.get(reference.scheme, _UrlResolver())
-    try:
-        fs, path = resolver.open(reference, options)
-    except ImportError as e:
-        if isinstance(e, MissingDependency):
+    secrets = tuple(sorted(_strings(options), key=len, reverse=True))
+    with translated("open", reference.text, secrets=secrets):
+        try:
+            fs, path = resolver.open(reference, options)
+        except MissingDependency:
             raise
-        extra = reference.scheme if reference.scheme in ("s3", "hf", "ipfs", "oci") else None
-        hint = f"pip install 'pfreg[{extra}]'" if extra else f"install the fsspec filesystem for {reference.scheme}://"
-        raise MissingDependency(
-            f"needs a package: {e.name or e}", operation="open", place=reference.text, hint=hint
-        ) from e
-    except TypeError as e:
-        names = ", ".join(sorted(map(str, options))) or "none"
-        raise BadOption(
-            f"the filesystem does not take these storage_options: {names}", operation="open", place=reference.text
-        ) from e
-    return Location(reference, fs, path, _files(fs, path, storage_options or {}))
+        except ImportError as e:
+            raise _no_package(reference, e, secrets) from presentable(e, secrets)
+        except TypeError as e:
+            names = ", ".join(sorted(map(str, options))) or "none"
+            raise BadOption(
+                f"the filesystem does not take these storage_options: {names}", operation="open", place=reference.text
+            ) from presentable(e, secrets)
+    return Location(reference, fs, path, _files(fs, secrets))
+
+
+def _no_package(reference: Reference, e: ImportError, secrets: Sequence[str]) -> MissingDependency:
+    extra = reference.scheme if reference.scheme in ("s3", "hf", "ipfs", "oci") else None
+    hint = f"pip install 'pfreg[{extra}]'" if extra else f"install the fsspec filesystem for {reference.scheme}://"
+    problem = f"needs a package: {e.name or redacted(str(e), secrets)}"
+    return MissingDependency(problem, operation="open", place=reference.text, hint=hint)
 
 
 def register_resolver(scheme: str, resolver: Resolver) -> None:
@@ -210,11 +215,10 @@ def _refuse_userinfo(link: str, text: str) -> None:
         raise BadReference(f"a user or password in {shown!r}", hint=hint or "put credentials into storage_options")
 
 
-def _files(fs: AbstractFileSystem, path: str, options: Options) -> Files:
+def _files(fs: AbstractFileSystem, secrets: Sequence[str]) -> Files:
     protocols = (fs.protocol,) if isinstance(fs.protocol, str) else tuple(fs.protocol)
     if "file" in protocols:
         return LocalFiles()
-    secrets = tuple(sorted(_strings(options), key=len, reverse=True))
     return AsyncFiles(fs, secrets=secrets) if fs.async_impl else SyncFiles(fs, secrets=secrets)
 
 
@@ -265,13 +269,14 @@ class _UrlResolver:
         return Reference(text, scheme, text)
 
     def open(self, reference: Reference, options: dict[str, Any]) -> tuple[AbstractFileSystem, str]:
+        secrets = tuple(_strings(options))
         try:
             fs, path = fsspec.url_to_fs(reference.target, skip_instance_cache=True, **options)
         except ValueError as e:
             raise BadReference(
                 f"fsspec has no filesystem for {reference.text!r}",
                 hint=f"known schemes: {', '.join(_common_schemes())}",
-            ) from e
+            ) from presentable(e, secrets)
         cache = getattr(fs, "dircache", None)
         if cache is not None and hasattr(cache, "use_listings_cache"):
             cache.use_listings_cache = False  # what was listed a moment ago is not what is there
@@ -296,7 +301,11 @@ class _OwnFilesystem:
 class _HfResolver(_OwnFilesystem):
     """``hf://user/repo[:rev]``, which means a dataset, and huggingface_hub's own spelling."""
 
+    _buckets = _OwnFilesystem("pfreg.filesystems.hf_bucket", "HfBucketFileSystem")
+
     def open(self, reference: Reference, options: dict[str, Any]) -> tuple[AbstractFileSystem, str]:
+        if reference.target.startswith("buckets/"):
+            return self._buckets.open(reference, options)
         options.setdefault("card", True)
         return super().open(reference, options)
 
@@ -369,5 +378,5 @@ _RESOLVERS: dict[str, Resolver] = {
     "hf": _HfResolver("pfreg.filesystems.hf", "HfCommitFileSystem"),
     "oci": _OciResolver("pfreg.filesystems.oci", "OciFileSystem"),
     "ipfs": _IpfsResolver("pfreg.filesystems.ipfs", "IPFSFileSystem"),
-    "ipns": _IpfsResolver("pfreg.filesystems.ipfs", "IPNSFileSystem"),
+    "ipns": _IpfsResolver("pfreg.filesystems.ipns", "IPNSFileSystem"),
 }

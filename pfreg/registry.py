@@ -39,6 +39,7 @@ __all__ = [
     "HasTags",
     "Keeps",
     "Published",
+    "ReadsAtCommit",
     "Registry",
     "parse_expect",
 ]
@@ -84,6 +85,15 @@ class HasTags(Protocol):
 
     def tags(self, path: str) -> Iterable[str]:
         """Return the names beside the one in `path`."""
+        ...
+
+
+@runtime_checkable
+class ReadsAtCommit(Protocol):
+    """A filesystem that reads everything at one commit."""
+
+    def commit_of(self, place: str) -> str:
+        """Return the commit that a path is read at."""
         ...
 
 
@@ -252,6 +262,11 @@ class Registry(BlobTree):
     def committed(self) -> str | None:
         """What names the last commit, on a filesystem that makes commits."""
         return self.fs.committed if isinstance(self.fs, CommitsByTransaction) else None
+
+    @property
+    def commit_read(self) -> str | None:
+        """What names the commit that the root is read at, on a filesystem that reads at one."""
+        return self.fs.commit_of(self.path) if isinstance(self.fs, ReadsAtCommit) else None
 
     def publish(self, manifest: bytes, signature: bytes, *, expect: Digest | str | None = None) -> None:
         """Write signature and manifest, in this order, when all blobs are there.

@@ -166,6 +166,8 @@ class Inspection:
         Different blobs, and their stored bytes.
     missing : tuple of Digest
         Blobs that it reaches and that are not there.
+    commit : str or None
+        What names the commit that was looked at, on a registry that reads at one.
     """
 
     cid: Digest
@@ -176,6 +178,7 @@ class Inspection:
     blobs: int
     stored: int
     missing: tuple[Digest, ...]
+    commit: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,7 @@ from pfreg.digest import CHUNK, Digest
 from pfreg.errors import BadOption, FolderNotFound, ImageNotFound, IntegrityError, PfregError
 from pfreg.files import translated
 from pfreg.limits import DEFAULT_LIMITS, Limits
-from pfreg.local_files import LocalFiles, locked, open_regular, write_all
+from pfreg.local_files import LocalFiles, locked, new_file, open_regular
 from pfreg.manifest import Manifest
 
 __all__ = ["GRACE", "Collected", "Put", "Store"]
@@ -170,17 +170,14 @@ class Store(BlobTree):
     def stage_stream(self, stream: codec.Readable) -> Put:
         """Put a stream, in constant memory; it is visible and durable after ``files.flush()``."""
         temporary = self.path_in(layout.partial_name(f"{layout.BLOBS}/incoming"))
-        hasher, stored = codec.StreamHasher(), 0
+        hasher = codec.StreamHasher()
         try:
             with translated("write", temporary):
-                handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
-            try:
+                file = new_file(temporary)
+            with file:
                 for piece in _compressed(stream, hasher, self.level):
                     with translated("write", temporary):
-                        write_all(handle, piece)
-                    stored += len(piece)
-            finally:
-                os.close(handle)
+                        file.write(piece)
             digest = hasher.digest()
             if self._whole({digest}):
                 os.unlink(temporary)
@@ -192,7 +189,7 @@ class Store(BlobTree):
             raise
         finally:
             hasher.close()
-        return Put(digest, hasher.size, stored)
+        return Put(digest, hasher.size, file.size)
 
     def read(self, digest: str | Digest) -> bytes:
         """Return a blob's verified content, which must fit in memory.
@@ -210,10 +207,14 @@ class Store(BlobTree):
         with locked(self.path, exclusive=False):
             for digest in digests:
                 path = self.path_of(digest)
-                with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                try:
                     sizes[digest] = os.stat(path).st_size
-                    with contextlib.suppress(PermissionError):  # a store that is only read from
-                        os.utime(path)
+                except (FileNotFoundError, NotADirectoryError):
+                    continue
+                try:
+                    os.utime(path)
+                except (FileNotFoundError, PermissionError):  # a store that is only read from
+                    pass
         return sizes
 
     def _whole(self, digests: Collection[Digest]) -> set[Digest]:

@@ -20,7 +20,7 @@ from pfreg.errors import IntegrityError, LimitExceeded
 __all__ = ["dumps", "loads"]
 
 _MAX_INT_DIGITS = 20  # 2**64 has 20
-# An unfinished string reaches to the end. Failing there would try again at every quote inside, in quadratic time.
+# An unfinished string reaches to the end; failing there would try again at every quote inside, in quadratic time.
 _STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*(?:"|\\?\Z)', re.DOTALL)
 _NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 
@@ -77,7 +77,9 @@ def dumps(value: Any, *, sort_keys: bool = False) -> bytes:
 
 def _check_depth(data: bytes, max_depth: int) -> None:
     depth = 0
-    for bracket in _STRING.sub(b"", data).translate(None, _NOT_BRACKETS):
+    # Where nothing is escaped, every second quote ends a string, which is found faster than by a pattern.
+    outside = _STRING.sub(b"", data) if b"\\" in data else b"".join(data.split(b'"')[::2])
+    for bracket in outside.translate(None, _NOT_BRACKETS):
         if bracket in b"[{":
             depth += 1
             if depth > max_depth:

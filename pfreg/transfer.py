@@ -268,7 +268,8 @@ def _copy_from_base(
 def _send(
     source: BlobTree, target: BlobTree, todo: Mapping[Digest, int], wanted: Wanted, jobs: int | None, progress: Progress
 ) -> None:
-    mover = _Mover(source, target, wanted, progress)
+    staging = target.files if isinstance(target.files, Staging) else None
+    mover = _Mover(source, target, staging, wanted, progress)
     batches, alone = _batches(todo)
     calls: list[Callable[[], None]] = [partial(mover.large, digest, todo[digest]) for digest in alone]
     calls.extend(partial(mover.small, batch, todo) for batch in batches)
@@ -300,6 +301,7 @@ class _Mover:
 
     source: BlobTree
     target: BlobTree
+    staging: Staging | None  # the target's files, where a local file can be moved into them
     wanted: Wanted
     progress: Progress
 
@@ -314,10 +316,9 @@ class _Mover:
         """Move one blob through a file."""
         branch = self.progress.branch(size)
         path = self.target.path_of(digest)
-        if isinstance(self.target.files, Staging):
-            with self.target.files.incoming(path) as temporary:
-                self.source.fetch(digest, temporary, limit=size, callback=branch)
-                self.source.check_file(digest, temporary, size=self.wanted[digest])
+        if self.staging is not None:
+            with self.staging.incoming(path) as temporary:
+                self.source.fetch_checked(digest, temporary, limit=size, size=self.wanted[digest], callback=branch)
         else:
             with self.source.stored_file(digest, limit=size) as local:
                 self.source.check_file(digest, local, size=self.wanted[digest])

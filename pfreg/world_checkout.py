@@ -33,7 +33,7 @@ from pfreg.digest import Digest
 from pfreg.errors import BadOption, IntegrityError, TargetExists, TreeError
 from pfreg.files import translated
 from pfreg.fstree import Entry, Tree, check_restorable
-from pfreg.local_files import open_regular, sync_filesystem, sync_folder, write_all
+from pfreg.local_files import NewFile, open_regular, sync_filesystem, sync_folder
 from pfreg.progress import Progress
 from pfreg.transfer import run_all, workers
 
@@ -114,7 +114,7 @@ def checkout_tree(
     _refuse_existing(path)
     rules = {"limits": source.limits, "set_id": set_id != "refuse", "links_inside": links_inside}
     check_restorable(tree, windows=os.name == "nt", **rules)  # type: ignore[arg-type]
-    with _staging(path) as staging:
+    with _staging(path) as staging, translated("place", path):
         if _folds(staging):
             check_restorable(tree, folding=True, windows=os.name == "nt", **rules)  # type: ignore[arg-type]
         root = os.path.join(staging, "root")
@@ -123,9 +123,8 @@ def checkout_tree(
         writer.write(tree, threads=workers(jobs, source))
         if not sync_filesystem(root):
             sync_folder(root)
-        with translated("place", path):
-            _rename_exclusively(root, path)
-    sync_folder(os.path.dirname(path))
+        _rename_exclusively(root, path)
+        sync_folder(os.path.dirname(path))
     kinds = [entry.kind for entry in tree.entries]
     size = sum(entry.size for entry in tree.entries if entry.kind == "file")
     return Placed(kinds.count("file"), kinds.count("dir"), kinds.count("symlink"), size)
@@ -141,18 +140,22 @@ class _Writer:
     def write(self, tree: Tree, *, threads: int) -> None:
         """Write folders, files, links and the folders' modes, in this order."""
         folders = _folders(tree.entries)
-        for folder in folders:
-            with self._at(folder) as (name, handle):
-                os.mkdir(name, 0o700, dir_fd=handle)
+        with _Folders(self._root) as at:
+            for folder in folders:
+                with translated("write", folder):
+                    name, handle = at(folder)
+                    os.mkdir(name, 0o700, dir_fd=handle)
         files = [entry for entry in tree.entries if entry.kind == "file"]
         run_all(self._calls(files), threads=threads)
-        for entry in tree.entries:
-            if entry.kind == "symlink":
-                with self._at(entry.path) as (name, handle):
-                    os.symlink(entry.link_target or "", name, dir_fd=handle)
-        modes = {entry.path: entry.mode for entry in tree.entries if entry.kind == "dir"}
-        for folder in reversed(folders):
-            self._set_mode(folder, modes.get(folder, 0o755))
+        with _Folders(self._root) as at:
+            for entry in tree.entries:
+                if entry.kind == "symlink":
+                    with translated("write", entry.path):
+                        name, handle = at(entry.path)
+                        os.symlink(entry.link_target or "", name, dir_fd=handle)
+            modes = {entry.path: entry.mode for entry in tree.entries if entry.kind == "dir"}
+            for folder in reversed(folders):
+                _set_mode(at, folder, modes.get(folder, 0o755))
 
     def _calls(self, files: Sequence[Entry]) -> list[Callable[[], None]]:
         """Cut the files into batches of small blobs, and large blobs alone; equal files are fetched once."""
@@ -171,16 +174,17 @@ class _Writer:
     def _small(self, batch: Sequence[Sequence[Entry]]) -> None:
         digests = [_blob(same[0]) for same in batch]
         limit = stored_bound(max(same[0].size for same in batch))
-        for digest, stored, same in zip(digests, self._source.stored(digests, limit=limit), batch, strict=True):
-            size = same[0].size
-            with self._source.blaming(digest):
-                plain = codec.content(stored, limit=size)
-                if len(plain) != size:
-                    raise IntegrityError(f"content has {len(plain)} bytes, its tree says {size}")
-                if (found := Digest.of(plain)) != digest:
-                    raise IntegrityError(f"content has the digest {found}")
-            for entry in same:
-                self._file(entry, [plain])
+        with _Folders(self._root) as at:
+            for digest, stored, same in zip(digests, self._source.stored(digests, limit=limit), batch, strict=True):
+                size = same[0].size
+                with self._source.blaming(digest):
+                    plain = codec.content(stored, limit=size)
+                    if len(plain) != size:
+                        raise IntegrityError(f"content has {len(plain)} bytes, its tree says {size}")
+                    if (found := Digest.of(plain)) != digest:
+                        raise IntegrityError(f"content has the digest {found}")
+                for entry in same:
+                    self._file(at, entry, [plain])
         self._progress.advance(sum(same[0].size for same in batch), blobs=len(batch))
 
     def _large(self, same: Sequence[Entry]) -> None:
@@ -188,55 +192,79 @@ class _Writer:
         branch = self._progress.branch(size)
         with self._source.stored_file(digest, limit=stored_bound(size)) as path:
             for entry in same:
-                with self._source.blaming(digest), open_regular(path) as stored:
-                    written = self._file(entry, codec.verified_contents(stored, digest, limit=size))
+                with self._source.blaming(digest), open_regular(path) as stored, _Folders(self._root) as at:
+                    written = self._file(at, entry, codec.verified_contents(stored, digest, limit=size))
                     if written != size:
                         raise IntegrityError(f"content has {written} bytes, its tree says {size}")
         branch.finish()
 
-    def _file(self, entry: Entry, chunks: Iterable[bytes]) -> int:
-        size = 0
-        with self._at(entry.path) as (name, parent):
-            handle = os.open(name, _FILE_FLAGS, 0o600, dir_fd=parent)
-        try:
-            for chunk in chunks:
-                write_all(handle, chunk)
-                size += len(chunk)
-            if hasattr(os, "fchmod"):
-                os.fchmod(handle, entry.mode & ~(stat.S_ISUID | stat.S_ISGID) if self._drop else entry.mode)
-            if sys.platform != "linux":
-                os.fsync(handle)
-        finally:
-            os.close(handle)
-        return size
+    def _file(self, at: _Folders, entry: Entry, chunks: Iterable[bytes]) -> int:
+        with translated("write", entry.path):
+            name, parent = at(entry.path)
+            with NewFile(os.open(name, _FILE_FLAGS, 0o600, dir_fd=parent)) as file:
+                for chunk in chunks:
+                    file.write(chunk)
+                if hasattr(os, "fchmod"):
+                    os.fchmod(file.handle, entry.mode & ~(stat.S_ISUID | stat.S_ISGID) if self._drop else entry.mode)
+                if sys.platform != "linux":
+                    os.fsync(file.handle)
+                return file.size
 
-    def _set_mode(self, folder: str, mode: int) -> None:
+
+class _Folders:
+    """Finds the folders of paths through handles; no link on the way is followed.
+
+    The last folder stays open, for the next path is mostly in it. Each thread has one of these.
+    """
+
+    def __init__(self, root: str) -> None:
+        self._root, self._folder, self._handle = root, "", -1
+
+    def __call__(self, path: str) -> tuple[str, int | None]:
+        """Return a name and the handle of the folder that it is in, which is valid until the next call."""
         if not _HANDLES:
-            return  # Windows keeps no such modes
-        with self._at(folder) as (name, parent):
-            handle = os.open(name, _FOLDER_FLAGS, dir_fd=parent)
+            return os.path.join(self._root, *path.split("/")), None
+        folder, _, name = path.rpartition("/")
+        if self._handle < 0 or folder != self._folder:
+            self._enter(folder)
+        return name, self._handle
+
+    def _enter(self, folder: str) -> None:
+        self.close()
+        handle = os.open(self._root, _FOLDER_FLAGS)
+        try:
+            for name in folder.split("/") if folder else ():
+                inner = os.open(name, _FOLDER_FLAGS, dir_fd=handle)
+                os.close(handle)
+                handle = inner
+        except BaseException:
+            os.close(handle)
+            raise
+        self._folder, self._handle = folder, handle
+
+    def close(self) -> None:
+        """Close the last folder."""
+        if self._handle >= 0:
+            os.close(self._handle)
+        self._handle = -1
+
+    def __enter__(self) -> _Folders:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _set_mode(at: _Folders, folder: str, mode: int) -> None:
+    if not _HANDLES:
+        return  # Windows keeps no such modes
+    with translated("write", folder):
+        name, parent = at(folder)
+        handle = os.open(name, _FOLDER_FLAGS, dir_fd=parent)
         try:
             os.fchmod(handle, mode)
         finally:
             os.close(handle)
-
-    @contextlib.contextmanager
-    def _at(self, path: str) -> Iterator[tuple[str, int | None]]:
-        """Give a name and the handle of the folder that it is in; no link on the way is followed."""
-        with translated("write", path):
-            if not _HANDLES:
-                yield os.path.join(self._root, *path.split("/")), None
-                return
-            *parents, name = path.split("/")
-            handle = os.open(self._root, _FOLDER_FLAGS)
-            try:
-                for parent in parents:
-                    inner = os.open(parent, _FOLDER_FLAGS, dir_fd=handle)
-                    os.close(handle)
-                    handle = inner
-                yield name, handle
-            finally:
-                os.close(handle)
 
 
 def _blob(entry: Entry) -> Digest:
@@ -271,13 +299,14 @@ def _staging(path: str) -> Iterator[str]:
         made.append(missing)
         missing = os.path.dirname(missing)
     staging = os.path.join(parent, f".{name}.{secrets.token_hex(8)}.part")
-    with translated("make folder", parent):
-        os.makedirs(parent, exist_ok=True)
-        os.mkdir(staging, 0o700)
     try:
+        with translated("make folder", parent):
+            os.makedirs(parent, exist_ok=True)
+            os.mkdir(staging, 0o700)
         yield staging
     except BaseException:
-        _remove(staging)
+        if os.path.isdir(staging):
+            _remove(staging)
         for folder in made:
             with contextlib.suppress(OSError):  # somebody else uses it by now
                 os.rmdir(folder)

@@ -144,16 +144,17 @@ def snapshot_folder(
         f"base:{_text('agent_kind', agent_kind)}".encode(),
     ]
     walk = _Walk(root, _ignored(root, exclude), skip_bad_names=bad_names == "skip", store=store)
-    walk.run()
-    reader = _Reader(walk, store, Progress(callback))
-    tree = Tree.of([*walk.entries, *reader.run(threads=workers(jobs, store))])
-    check_restorable(tree, limits=store.limits, set_id=True)
-    done = store.stage_many([*texts, tree.to_bytes()])
-    diff, cache, environment, procs, ledger, trace, base, fs = (put.digest for put in done)
-    layers = Layers(base, diff, cache, fs, environment, procs, ledger, trace)
-    agent = Agent(agent_kind, __version__, "pfreg")
-    manifest = Manifest.build(layers, agent=agent, parents=tuple(parents))
-    store.record(manifest)
+    with _tidy(store):
+        walk.run()
+        reader = _Reader(walk, store, Progress(callback))
+        tree = Tree.of([*walk.entries, *reader.run(threads=workers(jobs, store))])
+        check_restorable(tree, limits=store.limits, set_id=True)
+        done = store.stage_many([*texts, tree.to_bytes()])
+        diff, cache, environment, procs, ledger, trace, base, fs = (put.digest for put in done)
+        layers = Layers(base, diff, cache, fs, environment, procs, ledger, trace)
+        agent = Agent(agent_kind, __version__, "pfreg")
+        manifest = Manifest.build(layers, agent=agent, parents=tuple(parents))
+        store.record(manifest)
     new = [put for put in (*done, *reader.puts) if put.stored]
     kinds = [entry.kind for entry in tree.entries]
     return Snapshotted(
@@ -168,6 +169,16 @@ def snapshot_folder(
         skipped=tuple(walk.skipped),
         seconds=time.perf_counter() - start,
     )
+
+
+@contextlib.contextmanager
+def _tidy(store: Store) -> Iterator[None]:
+    """When the block fails, let nothing stay under a temporary name: what is staged is whole, and may have its own."""
+    try:
+        yield
+    except BaseException:
+        store.files.flush()
+        raise
 
 
 def _text(name: str, value: Any) -> str:
@@ -227,6 +238,7 @@ class _Walk:
 
     def run(self) -> None:
         """Walk, and put the targets of links into the store."""
+        self._refuse_store(self._root)
         pending = [(self._root, "")]
         while pending:
             folder, prefix = pending.pop()
@@ -284,7 +296,7 @@ class _Walk:
     def _refuse_store(self, folder: str) -> None:
         if os.path.realpath(folder) == self._store_path:
             raise BadOption(
-                "the store lies inside the folder",
+                "the store is the folder, or lies inside it",
                 operation="snapshot",
                 place=folder,
                 hint=f"move it, or exclude it, in {IGNORE_FILE} for instance",
@@ -383,9 +395,10 @@ def _opened(path: str) -> Iterator[BinaryIO]:
         if e.errno in (errno.ELOOP, errno.ENXIO):  # it has become a link, or a socket
             raise _changed(path) from None
         raise
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise _changed(path)
     with open(handle, "rb", buffering=0) as stream:
-        if not stat.S_ISREG(os.fstat(handle).st_mode):
-            raise _changed(path)
         yield stream
 
 

@@ -12,7 +12,7 @@ Rules
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -126,6 +126,21 @@ class HfCommitFileSystem(HfPinnedFileSystem):
             transaction.add(self._place(rpath), os.fspath(lpath))
         callback.set_size(os.path.getsize(lpath))
         callback.absolute_update(os.path.getsize(lpath))
+
+    def announce(self, paths: Collection[str]) -> None:
+        """Refuse a commit of `paths` that would be too large, before anything of it is sent.
+
+        Raises
+        ------
+        LimitExceeded
+            If more of them are not there yet than one commit may have.
+        """
+        if len(paths) <= self.max_operations:
+            return
+        places = [self._place(path) for path in paths]
+        with self._writing() as transaction:
+            there = self.stored(places[0], [place.path for place in places])
+            transaction.check_count(places[0], len(places) - len(there))
 
     def cp_file(self, path1: str, path2: str, revision: str | None = None, **kwargs: Any) -> None:
         """Copy a file inside its repository, without moving its bytes."""

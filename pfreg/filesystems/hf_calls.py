@@ -25,6 +25,7 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 from huggingface_hub.errors import (
+    BucketNotFoundError,
     EntryNotFoundError,
     GatedRepoError,
     HFValidationError,
@@ -208,7 +209,7 @@ def translate(error: Exception, *, operation: str, place: str) -> Exception:
         return told(AccessDenied, f"the token may not do this: {words}", "use a token that may write here")
     if isinstance(error, RevisionNotFoundError):
         return told(ImageNotFound, "there is no such branch, tag or commit")
-    if isinstance(error, RepositoryNotFoundError):
+    if isinstance(error, (RepositoryNotFoundError, BucketNotFoundError)):
         return told(ImageNotFound, "there is no such repository, or the token may not see it")
     if isinstance(error, EntryNotFoundError) or code == 404:
         return FileNotFoundError(place)

@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from huggingface_hub import CommitOperationAdd, CommitOperationCopy, CommitOperationDelete, HfApi
 from huggingface_hub.hf_api import RepoFile
@@ -26,7 +26,7 @@ from pfreg.filesystems.hf_calls import HubError, Patience, call, passes, quiet, 
 from pfreg.filesystems.hf_place import Branch
 from pfreg.filesystems.hf_repository import head_of
 
-__all__ = ["Operation", "Stored", "commit_once"]
+__all__ = ["Operation", "Push", "Stored", "commit_once"]
 
 Operation = CommitOperationAdd | CommitOperationCopy | CommitOperationDelete
 
@@ -89,30 +89,16 @@ class Push:
     branch: Branch
     operations: Sequence[Operation]
     message: str
-    mark: str
+    mark: str = field(default_factory=lambda: f"pfreg-commit: {secrets.token_hex(16)}")
 
 
-def commit_once(
-    api: HfApi,
-    branch: Branch,
-    operations: Sequence[Operation],
-    *,
-    message: str,
-    parent: str,
-    patience: Patience,
-) -> str:
-    """Make one commit of `operations` on top of `parent`.
+def commit_once(push: Push, *, parent: str, patience: Patience) -> str:
+    """Make one commit on top of `parent`.
 
     Parameters
     ----------
-    api : HfApi
-        The Hub, with its endpoint and token.
-    branch : Branch
-        The branch that gets the commit.
-    operations : sequence of Operation
-        Files added, copied and deleted.
-    message : str
-        The commit's first line.
+    push : Push
+        What is to be committed, and where.
     parent : str
         The commit that the operations were computed against.
     patience : Patience
@@ -130,7 +116,7 @@ def commit_once(
     AccessDenied, StorageFull, TransferError
         If the Hub refuses, or fails for longer than the deadline.
     """
-    push = Push(api, branch, operations, message, f"pfreg-commit: {secrets.token_hex(16)}")
+    api, branch = push.api, push.branch
     while True:
         try:
             commit, changed = _attempt(push, parent)

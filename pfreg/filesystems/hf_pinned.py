@@ -24,13 +24,12 @@ from fsspec.callbacks import DEFAULT_CALLBACK, Callback
 from huggingface_hub import HfApi, get_token, hf_hub_url
 from huggingface_hub.hf_api import RepoFile, RepoFolder
 from huggingface_hub.hf_file_system import HfFileSystem
-from huggingface_hub.utils import build_hf_headers
 
 from pfreg.errors import BadOption, ImageNotFound, UnsupportedRegistry
 from pfreg.filesystems.hf_calls import Patience, call, transferring, translated
 from pfreg.filesystems.hf_commit import Stored
 from pfreg.filesystems.hf_place import Branch, HubPath, PinnedPath
-from pfreg.filesystems.hf_read import HubFile, Progress, receive
+from pfreg.filesystems.hf_read import HubFile, Span, download
 from pfreg.filesystems.hf_repository import head_of, references
 
 __all__ = ["HfPinnedFileSystem"]
@@ -297,7 +296,7 @@ class HfPinnedFileSystem(HfFileSystem):
             start, end, _ = slice(start, end).indices(size)
         out = io.BytesIO()
         if end is None or end > (start or 0):
-            self._download(self.resolve_path(path), out, start or 0, end, DEFAULT_CALLBACK)
+            self._download(self.resolve_path(path), out, Span(start or 0, end), DEFAULT_CALLBACK)
         return out.getvalue()
 
     def get_file(
@@ -322,7 +321,7 @@ class HfPinnedFileSystem(HfFileSystem):
         if target is None:
             raise BadOption("nowhere to copy it to", operation="read", place=rpath)
         if not isinstance(target, (str, os.PathLike)):
-            self._download(resolved, target, 0, None, callback)
+            self._download(resolved, target, Span(), callback)
             return
         known = self._look(resolved) or {}
         if known.get("type") == "directory":
@@ -336,14 +335,13 @@ class HfPinnedFileSystem(HfFileSystem):
                 callback.relative_update(known["size"])
             else:
                 with open(target, "wb") as out:
-                    self._download(resolved, out, 0, None, callback)
+                    self._download(resolved, out, Span(), callback)
         except BaseException:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(target)
             raise
 
-    def _download(self, resolved: PinnedPath, out: BinaryIO, start: int, end: int | None, callback: Callback) -> None:
-        """Stream a file, or a part of it, into `out`; go on where a lost connection broke off."""
+    def _download(self, resolved: PinnedPath, out: BinaryIO, span: Span, callback: Callback) -> None:
         url = hf_hub_url(
             resolved.repo_id,
             resolved.path,
@@ -351,11 +349,12 @@ class HfPinnedFileSystem(HfFileSystem):
             revision=resolved.revision,
             endpoint=self.endpoint,
         )
-        headers = build_hf_headers(token=self.token)
-        progress = Progress(start)
-        call(
-            lambda: receive(url, headers, out, progress, end, callback),
-            operation="read",
+        download(
+            url,
+            out,
+            token=self.token,
+            span=span,
+            callback=callback,
             place=resolved.unresolve(),
             patience=self.patience(),
         )

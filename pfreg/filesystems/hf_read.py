@@ -12,15 +12,14 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any, BinaryIO, Protocol
 
 from fsspec.callbacks import Callback
-from huggingface_hub.utils import get_session, hf_raise_for_status
+from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
 
-if TYPE_CHECKING:
-    from pfreg.filesystems.hf_pinned import HfPinnedFileSystem
+from pfreg.filesystems.hf_calls import Patience, call
 
-__all__ = ["HubFile", "Progress", "receive"]
+__all__ = ["HubFile", "Span", "download"]
 
 CHUNK = 1 << 20
 """Bytes handled at a time."""
@@ -29,60 +28,107 @@ _BEYOND_THE_END = 416
 _PARTIAL = 206
 
 
-@dataclass(slots=True)
-class Progress:
-    """How far a download has come.
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A part of a file.
 
     Parameters
     ----------
-    position : int
-        Offset in the file of the next byte that is needed.
+    start : int
+        Offset of its first byte.
+    end : int or None
+        Offset after its last byte; None for the end of the file.
     """
 
-    position: int
+    start: int = 0
+    end: int | None = None
 
 
-def receive(
-    url: str, headers: dict[str, str], out: BinaryIO, progress: Progress, end: int | None, callback: Callback
+def download(
+    url: str,
+    out: BinaryIO,
+    *,
+    token: str | bool | None,
+    span: Span,
+    callback: Callback,
+    place: str,
+    patience: Patience,
 ) -> None:
-    """Write a file, from `progress` up to `end`, into `out`.
+    """Stream a file, or a part of it, into `out`; go on where a lost connection broke off.
 
     Parameters
     ----------
     url : str
         Where the Hub has it.
-    headers : dict
-        The Hub client's, with the token.
     out : file
         Gets the bytes.
-    progress : Progress
-        Where to begin; moves on with every byte written, so that a further call goes on from there.
-    end : int or None
-        Offset after the last byte wanted; None for the end of the file.
+    token : str or bool or None
+        As the filesystem was given it.
+    span : Span
+        What is wanted of the file.
     callback : Callback
         Is told about every piece.
+    place : str
+        What an error calls it.
+    patience : Patience
+        When to stop repeating.
 
     Raises
     ------
-    HubError
+    FileNotFoundError
+        If it is absent.
+    AccessDenied, TransferError
         If the Hub refuses or fails.
     """
-    wanted = {**headers, "Accept-Encoding": "identity"}
-    if progress.position or end is not None:
-        wanted["Range"] = f"bytes={progress.position}-{'' if end is None else end - 1}"
+    arrived = _Arrived(span.start)
+    headers = {**build_hf_headers(token=token), "Accept-Encoding": "identity"}
+    call(
+        lambda: _receive(url, headers, out, arrived, span.end, callback),
+        operation="read",
+        place=place,
+        patience=patience,
+    )
+
+
+@dataclass(slots=True)
+class _Arrived:
+    """The offset in the file of the next byte that is needed."""
+
+    position: int
+
+
+def _receive(
+    url: str, headers: dict[str, str], out: BinaryIO, arrived: _Arrived, end: int | None, callback: Callback
+) -> None:
+    """Write what is missing up to `end` into `out`; `arrived` moves on with every byte written."""
+    wanted = dict(headers)
+    if arrived.position or end is not None:
+        wanted["Range"] = f"bytes={arrived.position}-{'' if end is None else end - 1}"
     with get_session().stream("GET", url, headers=wanted, follow_redirects=True) as response:
         if response.status_code == _BEYOND_THE_END:
             return
         hf_raise_for_status(response)
-        at = progress.position if response.status_code == _PARTIAL else 0
+        at = arrived.position if response.status_code == _PARTIAL else 0
         for chunk in response.iter_bytes(CHUNK):
-            piece = chunk[max(progress.position - at, 0) : None if end is None else max(end - at, 0)]
+            piece = chunk[max(arrived.position - at, 0) : None if end is None else max(end - at, 0)]
             out.write(piece)
-            progress.position += len(piece)
+            arrived.position += len(piece)
             callback.relative_update(len(piece))
             at += len(chunk)
             if end is not None and at >= end:
                 return
+
+
+class Readable(Protocol):
+    """What an opened file asks of its filesystem."""
+
+    def cat_file(self, path: str, start: int | None = None, end: int | None = None) -> bytes:
+        """Return a part of a file."""
+        ...
+
+    def info(self, path: str) -> dict[str, Any]:
+        """Describe a file."""
+        ...
 
 
 class HubFile(io.BufferedReader):
@@ -90,7 +136,7 @@ class HubFile(io.BufferedReader):
 
     Parameters
     ----------
-    fs : HfPinnedFileSystem
+    fs : Readable
         The filesystem.
     path : str
         The path of the file.
@@ -98,7 +144,7 @@ class HubFile(io.BufferedReader):
         Bytes read ahead.
     """
 
-    def __init__(self, fs: HfPinnedFileSystem, path: str, block_size: int) -> None:
+    def __init__(self, fs: Readable, path: str, block_size: int) -> None:
         self._ranges = _Ranges(fs, path)
         super().__init__(self._ranges, max(block_size, 1))
         self.path = path
@@ -112,7 +158,7 @@ class HubFile(io.BufferedReader):
 class _Ranges(io.RawIOBase):
     """The same without a buffer: every read is one request."""
 
-    def __init__(self, fs: HfPinnedFileSystem, path: str) -> None:
+    def __init__(self, fs: Readable, path: str) -> None:
         self._fs, self._path = fs, path
         self._at = 0
         self._size: int | None = None

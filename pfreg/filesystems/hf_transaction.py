@@ -21,7 +21,7 @@ import secrets
 import tempfile
 import threading
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from fsspec.transaction import Transaction
 from huggingface_hub import CommitOperationAdd, CommitOperationCopy, CommitOperationDelete
@@ -29,7 +29,7 @@ from huggingface_hub import CommitOperationAdd, CommitOperationCopy, CommitOpera
 from pfreg.errors import AccessDenied, BadOption, LimitExceeded, UnsupportedRegistry
 from pfreg.filesystems.hf_calls import LOG_IN
 from pfreg.filesystems.hf_card import CARD, dataset_card
-from pfreg.filesystems.hf_commit import Operation, Stored, commit_once
+from pfreg.filesystems.hf_commit import Operation, Push, Stored, commit_once
 from pfreg.filesystems.hf_place import HubPath
 from pfreg.filesystems.hf_upload import is_released, upload
 
@@ -49,6 +49,8 @@ KEPT_IN_MEMORY = 256 << 10
 
 MANY = 1_000
 """Operations in one commit from which we warn that the Hub may take its time."""
+
+P = TypeVar("P")
 
 _log = logging.getLogger(__name__)
 
@@ -76,7 +78,7 @@ class HfCommitTransaction(Transaction):  # type: ignore[misc]  # fsspec has no t
         self._waiting: dict[str, CommitOperationAdd] = {}
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._temporary: dict[str, str] = {}
-        self._open: set[OutgoingFile] = set()
+        self._open: set[OutgoingFile[HubPath]] = set()
         self._root: HubPath | None = None
         self._parent = ""
 
@@ -158,14 +160,9 @@ class HfCommitTransaction(Transaction):  # type: ignore[misc]  # fsspec has no t
                 self.add(self._root.at(CARD), dataset_card(branch))
             self._upload()
             operations = list(self._operations.values())
-            commit = commit_once(
-                self.hub.api,
-                branch,
-                operations,
-                message=self.hub.commit_message or f"pf push: {len(operations)} files",
-                parent=self._parent,
-                patience=self.hub.patience(),
-            )
+            message = self.hub.commit_message or f"pf push: {len(operations)} files"
+            push = Push(self.hub.api, branch, operations, message)
+            commit = commit_once(push, parent=self._parent, patience=self.hub.patience())
             self.hub.pin(branch, commit)
             return commit
 
@@ -201,7 +198,7 @@ class HfCommitTransaction(Transaction):  # type: ignore[misc]  # fsspec has no t
             if len(self._waiting) >= BATCH_FILES or held >= BATCH_BYTES:
                 self._upload()
 
-    def create(self, path: HubPath) -> OutgoingFile:
+    def create(self, path: HubPath) -> OutgoingFile[HubPath]:
         """Return a writable file that is staged when it is closed."""
         with self._lock:
             self._bind(path)
@@ -210,7 +207,7 @@ class HfCommitTransaction(Transaction):  # type: ignore[misc]  # fsspec has no t
             self._open.add(file)
             return file
 
-    def finished(self, file: OutgoingFile, *, keep: bool) -> None:
+    def finished(self, file: OutgoingFile[HubPath], *, keep: bool) -> None:
         """Stage a temporary file that was written to its end, or remove it."""
         with self._lock:
             if file not in self._open:
@@ -276,6 +273,16 @@ class HfCommitTransaction(Transaction):  # type: ignore[misc]  # fsspec has no t
         count = len(self._operations)
         if count == MANY:
             _log.warning("%s: %d files in one commit, the Hub may take its time over it", path.branch, count)
+        self.check_count(path, count)
+
+    def check_count(self, path: HubPath, count: int) -> None:
+        """Refuse more operations than one commit may have.
+
+        Raises
+        ------
+        LimitExceeded
+            If `count` is more.
+        """
         if count > self.hub.max_operations:
             raise LimitExceeded(
                 f"more than {self.hub.max_operations:,} files in one commit",
@@ -307,14 +314,22 @@ class HfCommitTransaction(Transaction):  # type: ignore[misc]  # fsspec has no t
                 os.unlink(local)
 
 
-class OutgoingFile(io.BufferedWriter):
-    """A temporary file that is staged when it is closed; a failed block, or a file that is forgotten, drops it.
+class Owner(Protocol):
+    """Who gets a file when it is written."""
+
+    def finished(self, file: Any, *, keep: bool) -> None:
+        """Take the temporary file over, or remove it."""
+        ...
+
+
+class OutgoingFile(io.BufferedWriter, Generic[P]):
+    """A temporary file that is sent when it is closed; a failed block, or a file that is forgotten, drops it.
 
     Parameters
     ----------
-    transaction : HfCommitTransaction
-        What it is staged in.
-    path : HubPath
+    owner : Owner
+        Who sends it.
+    path : HubPath or str
         Where it goes.
     handle : int
         The open temporary file.
@@ -322,9 +337,9 @@ class OutgoingFile(io.BufferedWriter):
         Its path.
     """
 
-    def __init__(self, transaction: HfCommitTransaction, path: HubPath, handle: int, local: str) -> None:
+    def __init__(self, owner: Owner, path: P, handle: int, local: str) -> None:
         super().__init__(io.FileIO(handle, "wb"))
-        self._transaction = transaction
+        self._owner = owner
         self.path = path
         self.local = local
 
@@ -340,7 +355,7 @@ class OutgoingFile(io.BufferedWriter):
         if self.closed:
             return
         super().close()
-        self._transaction.finished(self, keep=keep)
+        self._owner.finished(self, keep=keep)
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._finish(keep=kind is None)

@@ -2,9 +2,7 @@
 
 Rules
 -----
-- Every block is verified against the chain of CIDs that begins at the root, so a server needs no trust. A name
-  (``ipns://``, DNSLink) is the one thing that no hash covers: it is resolved once for each filesystem, and the CID that
-  it stood for is logged.
+- Every block is verified against the chain of CIDs that begins at the root, so a server needs no trust.
 - Only servers that the user named are asked: ``gateway_addr``, or else the node's ``rpc``. There is no fallback.
 - The transaction is the commit. Files go to the node as they are written, unpinned; the end of the transaction sends
   the directories and pins the root, whose CID is then ``committed``. Otherwise nothing is pinned.
@@ -22,12 +20,11 @@ import io
 import logging
 import os
 import re
-import secrets
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, aclosing, contextmanager, suppress
+from contextlib import ExitStack, aclosing, contextmanager
 from functools import partial
-from typing import Any, BinaryIO
+from typing import Any
 
 import aiohttp
 from fsspec.asyn import sync, sync_wrapper
@@ -44,7 +41,6 @@ from pfreg.errors import (
     LimitExceeded,
     TransferError,
     UnsupportedRegistry,
-    one_line,
 )
 from pfreg.filesystems import cids
 from pfreg.filesystems.dag import Dag, Found
@@ -52,8 +48,9 @@ from pfreg.filesystems.ipfs_http import Client, Endpoint, Session
 from pfreg.filesystems.ipfs_servers import BlockSource, Gateway, Node
 from pfreg.filesystems.ipfs_writer import Content, IPFSTransaction, RemotePin, Writer
 from pfreg.filesystems.unixfs import Entry
+from pfreg.filesystems.whole_files import appearing_whole, opened
 
-__all__ = ["IPFSFileSystem", "IPNSFileSystem", "RemotePin"]
+__all__ = ["IPFSFileSystem", "RemotePin"]
 
 _log = logging.getLogger(__name__)
 
@@ -125,7 +122,7 @@ class IPFSFileSystem(AsyncIPFSFileSystem):  # type: ignore[misc]
         rpc_headers: Mapping[str, str] | None = None,
         rpc_timeout: float = 30.0,
         pin_timeout: float = 600.0,
-        retry_for: float = 60.0,
+        retry_for: float = 30.0,
         pin_remote: str | None = None,
         dry_run: bool = False,
         asynchronous: bool = False,
@@ -145,8 +142,6 @@ class IPFSFileSystem(AsyncIPFSFileSystem):  # type: ignore[misc]
         self._node = node
         self.writer = Writer(None if dry_run else node)
         self._pin_remote = pin_remote
-        self._resolved: dict[str, tuple[CID, str]] = {}
-        self._resolving = asyncio.Lock()
         self._root: CID | None = None
         self._rehearsed: Sequence[CID] = ()
         self.committed: str | None = None
@@ -282,7 +277,7 @@ class IPFSFileSystem(AsyncIPFSFileSystem):  # type: ignore[misc]
         found = await self._locate(rpath)
         callback.set_size(await self._dag.size(found))
         with ExitStack() as stack:
-            out = lpath if isfilelike(lpath) else stack.enter_context(_appearing_whole(os.fspath(lpath)))
+            out = lpath if isfilelike(lpath) else stack.enter_context(appearing_whole(os.fspath(lpath)))
             async with aclosing(self._dag.content(found)) as pieces:
                 async for piece in pieces:
                     out.write(piece)
@@ -327,7 +322,7 @@ class IPFSFileSystem(AsyncIPFSFileSystem):  # type: ignore[misc]
         self, lpath: str, rpath: str, callback: Callback = DEFAULT_CALLBACK, mode: str = "overwrite", **kwargs: Any
     ) -> None:
         callback.set_size(os.stat(lpath).st_size)
-        entry = await self._stage(rpath, partial(_opened, lpath))
+        entry = await self._stage(rpath, partial(opened, lpath))
         callback.relative_update(entry.size)
 
     async def _cp_file(self, path1: str, path2: str, **kwargs: Any) -> None:
@@ -391,7 +386,9 @@ class IPFSFileSystem(AsyncIPFSFileSystem):  # type: ignore[misc]
     async def _pinned_remotely(self, root: CID) -> RemotePin:
         service = self._pin_remote or ""
         try:
-            return RemotePin(service, await self._node.pin_remotely(root, service))
+            status = await self._node.pin_remotely(root, service)
+            _log.info("%s is %s by %s", cids.text(root), status, service)
+            return RemotePin(service, status)
         except (AccessDenied, TransferError, UnsupportedRegistry) as error:
             _log.warning("%s is pinned, but not by %s: %s", cids.text(root), service, error)
             return RemotePin(service, "failed", str(error))
@@ -406,54 +403,8 @@ class IPFSFileSystem(AsyncIPFSFileSystem):  # type: ignore[misc]
         raise UnsupportedRegistry("a root on IPFS is immutable", place=path, hint="unpin it on the node")
 
 
-class IPNSFileSystem(IPFSFileSystem):
-    """``ipns://name``: a key's or domain's (DNSLink) current root, read-only.
-
-    A name is resolved once for each instance, so that one pull sees one image, whatever happens to the name meanwhile.
-    """
-
-    protocol = "ipns"
-
-    def _split(self, path: str) -> tuple[str, str]:
-        name, _, below = self._strip_protocol(path).strip("/").partition("/")
-        return name, below
-
-    async def _resolve(self, name: str) -> tuple[CID, str]:
-        async with self._resolving:
-            if name not in self._resolved:
-                self._resolved[name] = await self._ask(name)
-        return self._resolved[name]
-
-    async def _ask(self, name: str) -> tuple[CID, str]:
-        root, _, below = (await self.source.resolve(name)).partition("/")
-        cid = cids.parse(root)
-        _log.info("ipns://%s is now %s", one_line(name), cids.text(cid))
-        return cid, below
-
-    def _writable(self, path: str) -> tuple[str, str]:
-        raise UnsupportedRegistry("ipns:// is read-only", place=path, hint="push to ipfs:// and publish its CID")
-
-
 class _RangedFile(AbstractBufferedFile):  # type: ignore[misc]
     """A file on IPFS, of which only the blocks are fetched that are read."""
 
     def _fetch_range(self, start: int, end: int) -> bytes:
         return bytes(self.fs.cat_file(self.path, start, end))
-
-
-def _opened(path: str) -> BinaryIO:
-    return open(path, "rb")
-
-
-@contextmanager
-def _appearing_whole(path: str) -> Iterator[BinaryIO]:
-    """Give a file to write that gets the name `path` at the end, and vanishes if there is an error."""
-    temporary = f"{path}.{secrets.token_hex(6)}.part"
-    try:
-        with open(temporary, "xb") as out:
-            yield out
-        os.replace(temporary, path)
-    except BaseException:
-        with suppress(FileNotFoundError):
-            os.unlink(temporary)
-        raise

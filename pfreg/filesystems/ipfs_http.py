@@ -58,7 +58,7 @@ class Endpoint:
     url: str
     headers: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}), repr=False)
     timeout: float = 30.0
-    retry_for: float = 60.0
+    retry_for: float = 30.0
 
     def __post_init__(self) -> None:
         url = URL(self.url)

@@ -98,13 +98,13 @@ class Node:
 
     async def block(self, cid: CID) -> bytes | None:
         """See :class:`BlockSource`. A node that cannot say "absent" fails instead, after its time-out."""
-        params = {"arg": cids.text(cid), "timeout": f"{self._client.endpoint.timeout:g}s"}
+        params = {"arg": cids.text(cid), "timeout": f"{self._client.endpoint.timeout:.3f}s"}
         answer = await self._call("block/get", params, limit=BLOCK_LIMIT)
         return self._succeeded(answer, "block/get").data
 
     async def resolve(self, name: str) -> str:
         """See :class:`BlockSource`."""
-        params = {"arg": f"/ipns/{name}", "recursive": "true", "timeout": f"{self._client.endpoint.timeout:g}s"}
+        params = {"arg": f"/ipns/{name}", "recursive": "true", "timeout": f"{self._client.endpoint.timeout:.3f}s"}
         rows = self._rows(await self._call("name/resolve", params, limit=_TEXT_LIMIT), "name/resolve")
         path = next((row["Path"] for row in rows if isinstance(row.get("Path"), str)), "")
         if not path.startswith("/ipfs/"):
@@ -120,7 +120,7 @@ class Node:
         """
         if self.misses >= _ENOUGH_MISSES:
             return False
-        params = {"arg": cids.text(cid), "offline": "true", "timeout": f"{_PATIENCE:g}s"}
+        params = {"arg": cids.text(cid), "offline": "true", "timeout": f"{_PATIENCE:.3f}s"}
         asked = time.monotonic()
         answer = await self._call("block/stat", params, limit=_TEXT_LIMIT)
         if answer.status == 200:
@@ -158,7 +158,7 @@ class Node:
             If the node did not confirm that `root`, with everything below it, is pinned.
         """
         seconds = self._client.upload_seconds(size) + self._pin_seconds
-        params = {"pin-roots": "true", "offline": "true", "timeout": f"{self._pin_seconds:g}s"}
+        params = {"pin-roots": "true", "offline": "true", "timeout": f"{self._pin_seconds:.3f}s"}
         answer = await self._call("dag/import", params, limit=_TEXT_LIMIT, body=blocks, seconds=seconds)
         rows = [row["Root"] for row in self._rows(answer, "dag/import") if isinstance(row.get("Root"), dict)]
         problem = "it confirmed no root"

@@ -10,9 +10,11 @@ Rules
 
 from __future__ import annotations
 
+import asyncio
 import email.utils
 import json
 import re
+import socket
 import time
 
 import aiohttp
@@ -62,13 +64,13 @@ def network_failure(error: Exception, *, operation: str, place: str) -> Transfer
         return TransferError(
             "the registry's TLS certificate is not trusted", operation=operation, place=place, hint=hint
         )
-    if isinstance(error, aiohttp.ClientConnectorDNSError):
+    cause = getattr(error, "os_error", None)
+    if isinstance(cause, socket.gaierror) and cause.errno != socket.EAI_AGAIN:
         return TransferError("no such host", operation=operation, place=place)
     if isinstance(error, (aiohttp.InvalidURL, ValueError)):
         return TransferError("the registry's answer is no HTTP", operation=operation, place=place)
-    reason = getattr(error, "strerror", None) or (
-        "timed out" if isinstance(error, TimeoutError) else type(error).__name__
-    )
+    timed_out = isinstance(error, (TimeoutError, asyncio.TimeoutError))  # one class since Python 3.11
+    reason = "timed out" if timed_out else getattr(error, "strerror", None) or type(error).__name__
     return Unavailable(f"the connection failed: {reason}", operation=operation, place=place)
 
 

@@ -12,7 +12,7 @@ Rules
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import urlencode
@@ -46,6 +46,8 @@ from pfreg.filesystems.oci_path import ArtifactName
 from pfreg.filesystems.oci_transfer import pull_scope, push_scope
 
 __all__ = ["Artifact", "delete_artifact", "list_tags", "publish", "read_artifact", "tag_artifact"]
+
+Resend = Callable[[str], Awaitable[bool]]
 
 _ROUNDS = 5
 _MAX_TAG_PAGES = 1000
@@ -131,7 +133,7 @@ async def publish(
     files: Mapping[str, Descriptor],
     *,
     shard_layers: int,
-    resend: Callable[[str], Awaitable[bool]],
+    resend: Resend,
 ) -> str:
     """Put the manifest that makes `files` the artifact `name`.
 
@@ -168,6 +170,13 @@ async def publish(
     if not index:
         await _put_manifest(client, name, manifests[0], media_type=MANIFEST, resend=resend)
         return str(Digest.of(manifests[0]))
+    await _put_shards(client, name, manifests, index, resend)
+    return str(Digest.of(index))
+
+
+async def _put_shards(
+    client: OciClient, name: ArtifactName, manifests: Sequence[bytes], index: bytes, resend: Resend
+) -> None:
     by_digest = {str(Digest.of(manifest)): manifest for manifest in manifests}
 
     async def put_shard(digest: str) -> bool:
@@ -179,7 +188,6 @@ async def publish(
     for digest in by_digest:
         await put_shard(digest)
     await _put_manifest(client, name, index, media_type=INDEX, resend=put_shard)
-    return str(Digest.of(index))
 
 
 async def _put_manifest(
@@ -188,7 +196,7 @@ async def _put_manifest(
     raw: bytes,
     *,
     media_type: str,
-    resend: Callable[[str], Awaitable[bool]],
+    resend: Resend,
 ) -> None:
     url, scopes = client.url(name.repository, f"manifests/{name.reference}"), push_scope(name.repository)
     headers = {"Content-Type": media_type}

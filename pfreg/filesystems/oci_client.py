@@ -89,14 +89,16 @@ class Patience:
         self._until = time.monotonic() + seconds
         self._pause = 0.1
 
-    async def wait(self, error: Unavailable) -> None:
+    async def wait(self, error: TransferError) -> None:
         """Wait before the next attempt.
 
         Raises
         ------
-        Unavailable
-            `error` itself, if the deadline does not allow another attempt.
+        TransferError
+            `error` itself, if it does not pass by itself or the deadline does not allow another attempt.
         """
+        if not isinstance(error, Unavailable):
+            raise error
         # Jitter: many requests that failed together should not come back together.
         pause = max(error.retry_after, self._pause * random.uniform(0.5, 1))  # noqa: S311  # no secret
         if time.monotonic() + pause > self._until:

@@ -104,25 +104,17 @@ async def download(
 
     Parameters
     ----------
-    client : OciClient
-        Its registry.
-    repository : str
-        Its repository.
-    descriptor : Descriptor
-        Its digest and size.
+    client, repository, descriptor, place
+        Where it is, its digest and size, and what to call it in errors.
     write : callable
         Takes the bytes, in order; large pieces come on another thread.
-    place : str
-        For errors.
     start, stop : int, optional
         The part, in bytes; the whole by default, which alone can be checked against the digest.
 
     Raises
     ------
-    BlobNotFound
-        If the registry has no such blob.
-    IntegrityError
-        If the bytes are not those of the descriptor.
+    BlobNotFound, IntegrityError
+        If the registry has no such blob, or other bytes than the descriptor says.
     AccessDenied, TransferError
         As the registry and the network have it.
     """
@@ -131,38 +123,39 @@ async def download(
     hasher = hashlib.sha256()
 
     def take(piece: bytes) -> None:
-        if whole:
-            hasher.update(piece)
+        hasher.update(piece)
         write(piece)
 
     at, patience = start, client.patience()
-    while at < stop or (whole and stop == 0):
+    while True:
         response = await client.send(_get_blob(client, repository, descriptor, place=place, start=at, stop=stop))
-        before = at
+        failure: TransferError = Unavailable("the answer broke off", operation="download", place=place)
         try:
             async with response:
-                skip = _check_answer(response, descriptor, at, place)
-                while at < stop and (piece := await response.content.read(CHUNK)):
-                    piece, skip = piece[skip:], max(0, skip - len(piece))
-                    if whole and len(piece) > stop - at:
-                        raise IntegrityError(
-                            "the blob is longer than its descriptor", operation="download", place=place
-                        )
-                    piece = piece[: stop - at]
-                    at += len(piece)
+                async for piece in _pieces(response, descriptor, at, stop, place):
+                    at, patience = at + len(piece), client.patience()
                     await asyncio.to_thread(take, piece) if len(piece) >= _OFFLOAD else take(piece)
-            if at >= stop:
-                break
-            failure: TransferError = Unavailable("the answer broke off", operation="download", place=place)
         except (aiohttp.ClientError, ConnectionError, asyncio.TimeoutError) as error:
             failure = network_failure(error, operation="download", place=place)
-        if not isinstance(failure, Unavailable):
-            raise failure
-        if at > before:
-            patience = client.patience()
+        if at >= stop:
+            break
         await patience.wait(failure)
     if whole and f"sha256:{hasher.hexdigest()}" != descriptor.digest:
         raise IntegrityError("the blob does not match its digest", operation="download", place=place)
+
+
+async def _pieces(
+    response: aiohttp.ClientResponse, blob: Descriptor, start: int, stop: int, place: str
+) -> AsyncIterator[bytes]:
+    """Yield what a response has of the bytes from `start` to `stop`."""
+    skip = _check_answer(response, blob, start, place)
+    while start < stop and (piece := await response.content.read(CHUNK)):
+        piece, skip = piece[skip:], max(0, skip - len(piece))
+        if stop == blob.size and len(piece) > stop - start:
+            raise IntegrityError("the blob is longer than its descriptor", operation="download", place=place)
+        piece = piece[: stop - start]
+        start += len(piece)
+        yield piece
 
 
 def _get_blob(client: OciClient, repository: str, blob: Descriptor, *, place: str, start: int, stop: int) -> Request:
@@ -216,16 +209,10 @@ async def upload(
 
     Parameters
     ----------
-    client : OciClient
-        The registry.
-    repository : str
-        The repository.
-    descriptor : Descriptor
-        Digest and size of what `body` holds.
+    client, repository, descriptor, place
+        Where to, digest and size of what `body` holds, and what to call it in errors.
     body : Body
         The bytes.
-    place : str
-        For errors.
 
     Raises
     ------
@@ -249,12 +236,9 @@ async def upload(
             if await stored_size(client, repository, descriptor.digest, place=place) == descriptor.size:
                 return
             if spoilt:
-                raise IntegrityError(
-                    "the registry holds a spoilt blob of this digest, and does not replace it",
-                    operation="upload",
-                    place=place,
-                    hint="remove it from the registry's storage, then push again",
-                )
+                problem = "the registry holds a spoilt blob of this digest, and does not replace it"
+                hint = "remove it from the registry's storage, then push again"
+                raise IntegrityError(problem, operation="upload", place=place, hint=hint)
             source, spoilt = "", True
         except Unavailable as error:
             if isinstance(body, FileBody) and body.changed:

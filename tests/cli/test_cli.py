@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import io
 import json
 import os
 import pty
+import struct
 import subprocess
 import sys
+import termios
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +21,7 @@ import pytest
 
 import pfreg
 from pfreg.cli import main
+from pfreg.progress import Bar, Progress
 from tests.conftest import listing, make_tree
 
 Run = Callable[..., tuple[int, str, str]]
@@ -209,11 +216,42 @@ def test_the_bar_is_drawn_on_a_terminal_and_only_there(tmp_path: Path) -> None:
     quiet = subprocess.run(command, capture_output=True, check=True, timeout=60)
     assert quiet.stderr == b""
     master, slave = pty.openpty()
-    try:
-        drawn = subprocess.run(command, stdout=subprocess.PIPE, stderr=slave, check=True, timeout=60)
-        seen = os.read(master, 1 << 16)
-    finally:
-        os.close(master)
-        os.close(slave)
-    assert b"snapshot" in seen and b"B/s" in seen and b"blobs" in seen
-    assert drawn.stdout.startswith(b"sha256:")
+    _set_size(slave)
+    drawn: list[bytes] = []
+    reader = threading.Thread(target=_read_all, args=(master, drawn))
+    reader.start()
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=slave, check=True, timeout=60)
+    os.close(slave)  # the last handle: the reader comes to its end
+    reader.join(60)
+    os.close(master)
+    seen = b"".join(drawn)
+    assert b"snapshot" in seen and b"B/s" in seen
+    assert done.stdout.startswith(b"sha256:")
+
+
+def test_the_bar_shows_bytes_and_blobs() -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    terminal = Terminal()
+    bar = Bar.on_terminal("push", terminal)
+    assert bar is not None
+    progress = Progress(bar)
+    progress.expect(size=4 << 20, blobs=7)
+    progress.advance(1 << 20, blobs=3)
+    bar.draw()
+    bar.close()
+    line = terminal.getvalue().split("\r")[-3]
+    assert "push" in line and "1.00M/4.00M" in line and "3/7 blobs" in line and "25%" in line
+    assert Bar.on_terminal("push", io.StringIO()) is None
+
+
+def _set_size(terminal: int) -> None:
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 120, 0, 0))
+
+
+def _read_all(terminal: int, drawn: list[bytes]) -> None:
+    with contextlib.suppress(OSError):  # how Linux says that the other side is closed
+        while data := os.read(terminal, 1 << 16):
+            drawn.append(data)

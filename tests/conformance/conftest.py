@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import fsspec
 import pytest
 
-from tests.conformance.hf import hf_branches, hf_lfs, hf_xet
+from tests.conformance.hf import hf_branches, hf_bucket, hf_lfs, hf_real, hf_xet
 from tests.conformance.places import Place, Registry
 from tests.servers.ipfs_gateway import TrustlessGateway, over_node
 from tests.servers.ipfs_node import IpfsNode, installed
@@ -92,7 +93,10 @@ REGISTRIES: dict[str, Callable[[Path], AbstractContextManager[Registry]]] = {
     "hf-lfs": hf_lfs,
     "hf-xet": hf_xet,
     "hf-branches": hf_branches,
+    "hf-bucket": hf_bucket,
 }
+if "PFREG_TEST_HF_TOKEN" in os.environ:
+    REGISTRIES["hf-real"] = hf_real
 
 
 @pytest.fixture(scope="session", params=list(REGISTRIES))

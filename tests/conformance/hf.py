@@ -1,8 +1,13 @@
-"""The Hub double as registries of the suite: over LFS and over Xet, an image a repository, and an image a branch."""
+"""The Hub double as registries of the suite: over LFS and over Xet, an image a repository, a branch, a bucket's folder.
+
+With ``PFREG_TEST_HF_TOKEN`` the suite runs on the real Hub, too (``PFREG_TEST_HF_ENDPOINT`` names another one): in private
+repositories of the token's owner, which are deleted afterwards.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +17,7 @@ from tests.conformance.places import Place, Registry
 from tests.servers.hf_hub import Hub, Settings
 from tests.servers.running import missing, program
 
-__all__ = ["hf_branches", "hf_lfs", "hf_xet"]
+__all__ = ["hf_branches", "hf_bucket", "hf_lfs", "hf_real", "hf_xet"]
 
 
 @contextlib.contextmanager
@@ -29,7 +34,11 @@ def _hub(folder: Path, *, xet: bool) -> Iterator[Hub]:
         yield hub
 
 
-def _registry(hub: Hub, *, branches: bool) -> Registry:
+def _options(hub: Hub) -> dict[str, str]:
+    return {"endpoint": hub.url, "token": "hf_alice"}
+
+
+def _registry(options: dict[str, str], user: str, *, branches: bool) -> Registry:
     from pfreg.filesystems.hf import HfCommitFileSystem
 
     class Behind(HfCommitFileSystem):
@@ -39,13 +48,12 @@ def _registry(hub: Hub, *, branches: bool) -> Registry:
             self.refresh()
             return super().commit_of(place)  # type: ignore[arg-type]
 
-    options = {"endpoint": hub.url, "token": "hf_alice"}
     fs = Behind(**options)
 
     def new(name: str) -> Place:
         if branches:
-            return Place(f"hf://alice/images:{name}", options, f"datasets/alice/images@{name}", fs)
-        return Place(f"hf://alice/{name}", options, f"datasets/alice/{name}@main", fs)
+            return Place(f"hf://{user}/images:{name}", options, f"datasets/{user}/images@{name}", fs)
+        return Place(f"hf://{user}/{name}", options, f"datasets/{user}/{name}@main", fs)
 
     return Registry(new, copies=branches, any_name=False)
 
@@ -53,16 +61,52 @@ def _registry(hub: Hub, *, branches: bool) -> Registry:
 @contextlib.contextmanager
 def hf_lfs(folder: Path) -> Iterator[Registry]:
     with _hub(folder, xet=False) as hub:
-        yield _registry(hub, branches=False)
+        yield _registry(_options(hub), "alice", branches=False)
 
 
 @contextlib.contextmanager
 def hf_xet(folder: Path) -> Iterator[Registry]:
     with _hub(folder, xet=True) as hub:
-        yield _registry(hub, branches=False)
+        yield _registry(_options(hub), "alice", branches=False)
 
 
 @contextlib.contextmanager
 def hf_branches(folder: Path) -> Iterator[Registry]:
     with _hub(folder, xet=False) as hub:
-        yield _registry(hub, branches=True)
+        yield _registry(_options(hub), "alice", branches=True)
+
+
+@contextlib.contextmanager
+def hf_bucket(folder: Path) -> Iterator[Registry]:
+    with _hub(folder, xet=True) as hub:
+        from pfreg.filesystems.hf_bucket import HfBucketFileSystem
+
+        options = _options(hub)
+        fs = HfBucketFileSystem(**options)
+
+        def new(name: str) -> Place:
+            return Place(f"hf://buckets/alice/images/{name}", options, f"buckets/alice/images/{name}", fs)
+
+        yield Registry(new, any_name=False)
+
+
+@contextlib.contextmanager
+def hf_real(folder: Path) -> Iterator[Registry]:
+    """The Hub itself; a run makes more commits than its free quota of an hour allows, so choose tests with ``-k``."""
+    from huggingface_hub import HfApi
+
+    token, endpoint = os.environ["PFREG_TEST_HF_TOKEN"], os.environ.get("PFREG_TEST_HF_ENDPOINT", "")
+    api = HfApi(endpoint=endpoint or None, token=token)
+    user = api.whoami()["name"]
+    made: list[str] = []
+    registry = _registry({"endpoint": endpoint, "token": token}, user, branches=False)
+
+    def new(name: str) -> Place:
+        made.append(f"{user}/{name}")
+        return registry.new(name)
+
+    try:
+        yield Registry(new, copies=False, any_name=False)
+    finally:
+        for name in made:
+            api.delete_repo(name, repo_type="dataset", missing_ok=True)

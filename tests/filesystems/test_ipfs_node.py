@@ -23,7 +23,8 @@ from pfreg.errors import (
 )
 from pfreg.filesystems import cids, unixfs
 from pfreg.filesystems.dagpb import decode_node
-from pfreg.filesystems.ipfs import IPFSFileSystem, IPNSFileSystem
+from pfreg.filesystems.ipfs import IPFSFileSystem
+from pfreg.filesystems.ipns import IPNSFileSystem
 from tests.servers import ipfs_rpc_proxy as proxies
 from tests.servers.ipfs_gateway import TrustlessGateway, over_node
 from tests.servers.ipfs_node import IpfsNode
@@ -88,7 +89,7 @@ def test_pushing_again_sends_less_than_a_kibibyte_and_makes_the_same_root(
     assert write(again, files) == root
     assert again.writer.sent < 1024
     assert ipfs_proxy.received < 1024
-    assert ipfs_proxy.commands.count("dag/import") == 1
+    assert "dag/import" not in ipfs_proxy.commands
 
 
 def test_a_similar_image_sends_only_what_is_new(ipfs_node: IpfsNode, ipfs_proxy: RpcProxy) -> None:
@@ -152,19 +153,19 @@ def test_an_image_that_another_program_added_is_read(
 
 
 @pytest.mark.parametrize("sharded", [True, False])
-def test_an_image_of_the_original_with_5000_blobs_is_read_by_path(
+def test_an_image_of_the_original_is_read_by_path_sharded_or_not(
     ipfs_node: IpfsNode, ipfs_gateway: TrustlessGateway, tmp_path: Path, sharded: bool
 ) -> None:
     (tmp_path / "manifest.json").write_bytes(b"{}")
-    for number in range(5000):
+    for number in range(1500):
         (tmp_path / f"blob_{number:064x}.zst").write_bytes(b"%d" % number)
     root = ipfs_node.add(tmp_path, "--cid-version=1", f"--shard-split-threshold={1000 if sharded else 10_000}")
     fs = IPFSFileSystem(gateway_addr=ipfs_gateway.url)
     assert fs.cat_file(f"{root}/manifest.json") == b"{}"
-    for number in range(0, 5000, 97):
+    for number in range(0, 1500, 29):
         assert fs.cat_file(f"{root}/blobs/sha256/00/{number:064x}.zst") == b"%d" % number
     with pytest.raises(FileNotFoundError):
-        fs.cat_file(f"{root}/blobs/sha256/00/{5000:064x}.zst")
+        fs.cat_file(f"{root}/blobs/sha256/00/{1500:064x}.zst")
     assert (len(ipfs_gateway.asked) == 1 + 1 + 52) != sharded, "the directory, the manifest, the blobs"
 
 

@@ -55,7 +55,7 @@ def test_credentials_from_the_environment(
 ) -> None:
     monkeypatch.setenv("OCI_USERNAME", USER)
     monkeypatch.setenv("OCI_PASSWORD", PASSWORD)
-    write(OciFileSystem(), f"{htpasswd_registry.host}/{repository}:v1", FILES)
+    assert write(OciFileSystem(), f"{htpasswd_registry.host}/{repository}:v1", FILES).startswith("sha256:")
 
 
 def test_credentials_from_docker_config(
@@ -64,7 +64,7 @@ def test_credentials_from_docker_config(
     auth = base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
     (tmp_path / "config.json").write_text(json.dumps({"auths": {htpasswd_registry.host: {"auth": auth}}}))
     monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
-    write(OciFileSystem(), f"{htpasswd_registry.host}/{repository}:v1", FILES)
+    assert write(OciFileSystem(), f"{htpasswd_registry.host}/{repository}:v1", FILES).startswith("sha256:")
 
 
 def test_bearer_tokens(token_registry: DockerRegistry, token_service: TokenService, repository: str) -> None:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import email.utils
+import hashlib
+import json
 import os
+import socket
 import threading
 import time
 from pathlib import Path
 
+import aiohttp
 import pytest
 from fsspec.callbacks import Callback
 
 from pfreg.errors import BlobNotFound, FileChanged, IntegrityError, TransferError
 from pfreg.filesystems.oci import OciFileSystem
-from pfreg.filesystems.oci_answers import _retry_after
+from pfreg.filesystems.oci_answers import _retry_after, network_failure
 from pfreg.filesystems.oci_transfer import FileBody
 from tests.filesystems.conftest import Faulty, write
 from tests.servers.fault_proxy import Answer, Cut, Seen
@@ -66,6 +70,40 @@ def test_an_answer_that_was_lost_is_not_sent_for_twice(
     proxy = faulty(oci_registry.host, lose)
     write(OciFileSystem(), f"{proxy.host}/{repository}:v1", {"a": b"1" * 100, "manifest.json": b"{}"})
     assert_holds(f"{oci_registry.host}/{repository}:v1", {"a": b"1" * 100, "manifest.json": b"{}"})
+
+
+@pytest.mark.parametrize(("status", "code"), [(404, "BLOB_UPLOAD_UNKNOWN"), (416, ""), (400, "BLOB_UPLOAD_INVALID")])
+def test_a_burnt_session_is_left_for_another(
+    status: int, code: str, oci_registry: DockerRegistry, repository: str, faulty: Faulty
+) -> None:
+    answer = Answer(status, {}, json.dumps({"errors": [{"code": code}] if code else []}).encode())
+    burnt: list[str] = []
+
+    def burn(seen: Seen) -> Answer | None:
+        session = seen.path.partition("?")[0]
+        if seen.method == "PUT" and "/blobs/" in seen.path and not burnt:
+            burnt.append(session)
+        return answer if session in burnt else None
+
+    proxy = faulty(oci_registry.host, burn)
+    write(OciFileSystem(), f"{proxy.host}/{repository}:v1", {"a": b"1" * 100, "manifest.json": b"{}"})
+    assert len(proxy.requests("POST")) == 3
+    assert_holds(f"{oci_registry.host}/{repository}:v1", {"a": b"1" * 100, "manifest.json": b"{}"})
+
+
+def test_other_bytes_than_were_hashed(oci_registry: DockerRegistry, repository: str, tmp_path: Path) -> None:
+    """The file changes, at the same size, after it was hashed: the real registry notices, and nothing is published."""
+    (tmp_path / "x").write_bytes(b"x" * (2 << 20))
+
+    class Changing(Callback):
+        def set_size(self, size: int) -> None:
+            (tmp_path / "x").write_bytes(b"y" * size)
+
+    root = f"{oci_registry.host}/{repository}:v1"
+    fs = OciFileSystem()
+    with pytest.raises(IntegrityError, match="other bytes"), fs.transaction:
+        fs.put_file(str(tmp_path / "x"), f"{root}/x", callback=Changing())
+    assert not OciFileSystem().exists(root)
 
 
 def test_a_broken_download_goes_on_where_it_was(
@@ -139,6 +177,27 @@ def test_a_storm_without_end_is_an_error(faulty: Faulty) -> None:
     assert len(proxy.seen) == 1
 
 
+def test_429_holds_back_every_request_to_the_registry(faulty: Faulty) -> None:
+    arrived: list[float] = []
+
+    def refuse_the_first(seen: Seen) -> Answer:
+        arrived.append(time.monotonic())
+        return Answer(429, {"Retry-After": "1"}) if len(arrived) == 1 else Answer(404)
+
+    proxy = faulty("", refuse_the_first)
+    fs = OciFileSystem()
+    first = threading.Thread(target=fs.exists, args=(f"{proxy.host}/a:v1",))
+    first.start()
+    deadline = time.monotonic() + 5
+    while not any(client._resume_at for client in fs._clients.values()) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    with pytest.raises(FileNotFoundError):
+        fs.tags(f"{proxy.host}/b")
+    first.join()
+    assert len(arrived) == 3
+    assert min(arrived[1:]) - arrived[0] >= 0.9
+
+
 def test_retry_after_is_seconds_or_a_date() -> None:
     assert _retry_after("7") == 7
     assert 50 < _retry_after(email.utils.formatdate(time.time() + 60, usegmt=True)) <= 60
@@ -160,6 +219,16 @@ def test_a_registry_that_is_not_there() -> None:
         fs.find("127.0.0.1:1/a:v1")
     with pytest.raises(TransferError, match="connection failed"):
         fs.exists("127.0.0.1:1/a:v1")
+
+
+def test_a_host_without_a_name_is_an_error_at_once() -> None:
+    error = aiohttp.ClientConnectorError(
+        aiohttp.client_reqrep.ConnectionKey("h.invalid", 443, True, True, None, None, None),
+        socket.gaierror(socket.EAI_NONAME, "Name or service not known"),
+    )
+    failure = network_failure(error, operation="read", place="h.invalid/a:v1")
+    assert type(failure) is TransferError
+    assert "no such host" in str(failure)
 
 
 def test_a_registry_that_is_killed_in_the_middle_of_a_push(
@@ -268,6 +337,24 @@ def test_a_blob_that_is_collected_and_cannot_be_sent_again(own_registry: DockerR
         OciFileSystem().cat_file(f"{root}/x")
     write(OciFileSystem(), root.replace(":v1", ":v2"), {"x": b"x" * 1000})
     assert_holds(root, {"x": b"x" * 1000})
+
+
+def test_a_blob_that_is_hidden_for_a_moment(oci_registry: DockerRegistry, repository: str, faulty: Faulty) -> None:
+    """docker-registry does not see a blob while another writer links it: it is asked again, and nothing is sent."""
+    hidden = [True, True]
+
+    def hide(seen: Seen) -> Answer | None:
+        if seen.method != "PUT" or "/manifests/" not in seen.path or not hidden:
+            return None
+        hidden.pop()
+        digest = "sha256:" + hashlib.sha256(b"x" * 1000).hexdigest()
+        return Answer(400, {}, json.dumps({"errors": [{"code": "MANIFEST_BLOB_UNKNOWN", "detail": digest}]}).encode())
+
+    proxy = faulty(oci_registry.host, hide)
+    write(OciFileSystem(), f"{proxy.host}/{repository}:v1", {"x": b"x" * 1000, "manifest.json": b"{}"})
+    assert len(proxy.requests("PUT", "/manifests/")) == 3
+    assert len(proxy.requests("PUT", "/blobs/")) == 2
+    assert_holds(f"{oci_registry.host}/{repository}:v1", {"x": b"x" * 1000, "manifest.json": b"{}"})
 
 
 def test_another_manifest_than_was_sent(oci_registry: DockerRegistry, repository: str, faulty: Faulty) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import io
+import itertools
 import random
+import threading
 import tracemalloc
 from collections.abc import Callable, Iterator
 
@@ -84,7 +86,7 @@ def test_a_stream_makes_the_same_frame_as_bytes_whatever_its_pieces(
 ) -> None:
     edges = [0, *sorted(min(cut, len(content)) for cut in cuts), len(content)]
     compressor = codec.Compressor(level)
-    stored = b"".join(compressor.update(content[a:b]) for a, b in zip(edges, edges[1:], strict=False))
+    stored = b"".join(compressor.update(content[a:b]) for a, b in itertools.pairwise(edges))
     assert stored + compressor.finish() == codec.compress(content, level=level)
 
 
@@ -376,7 +378,7 @@ def test_the_scanner_sees_the_same_however_it_is_fed(kind: str, cuts: list[int])
     whole, pieces = codec.FrameScanner(), codec.FrameScanner()
     whole.feed(stored)
     edges = [0, *sorted(min(cut, len(stored)) for cut in cuts), len(stored)]
-    for start, end in zip(edges, edges[1:], strict=False):
+    for start, end in itertools.pairwise(edges):
         pieces.feed(stored[start:end])
     whole.finish()
     pieces.finish()
@@ -397,8 +399,6 @@ def test_verified_contents_raise_at_their_end_for_another_digest() -> None:
 
 
 def test_a_reader_that_is_abandoned_leaves_no_thread() -> None:
-    import threading
-
     before = threading.active_count()
     content = bytes(24 << 20)
     pieces: Iterator[bytes] = codec.verified_contents(

@@ -22,14 +22,18 @@ names = st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"
 paths = st.lists(names, min_size=1, max_size=4).map("/".join)
 digests = st.binary(max_size=4).map(Digest.of)
 modes = st.integers(0, 0o7777)
+
+
+def to(path: str, mode: int, target: str) -> Entry:
+    text = target.encode()
+    return Entry(path, "symlink", mode, len(text), Digest.of(text), target)
+
+
 entries = st.one_of(
     st.builds(Entry, paths, st.just("file"), modes, st.integers(0, 2**63), digests),
     st.builds(Entry, paths, st.just("dir"), modes, st.just(0)),
-    st.builds(
-        lambda path, mode, target: Entry(path, "symlink", mode, len(target.encode()), Digest.of(target.encode()), target),
-        paths, modes, names,
-    ),
-)  # fmt: skip
+    st.builds(to, paths, modes, names),
+)
 
 
 def only(raw: bytes) -> Entry:

@@ -1,4 +1,4 @@
-"""No tree leads out of its target: each hostile one is refused, by the rules alone and end to end, and leaves nothing."""
+"""No tree leads out of its target: each hostile one is refused, by the rules and end to end, and leaves nothing."""
 
 from __future__ import annotations
 

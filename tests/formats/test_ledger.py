@@ -124,7 +124,8 @@ def test_a_secret_is_embedded_only_if_none_is_outside(monkeypatch: pytest.Monkey
 @pytest.mark.parametrize(
     "effect",
     [
-        {}, {"tool_id": ""}, {"tool_id": 7}, {"tool_id": "t", "ts": 5}, {"tool_id": "t", "colour": "blue"}, "tool", None,
+        {}, {"tool_id": ""}, {"tool_id": 7}, {"tool_id": "t", "ts": 5}, {"tool_id": "t", "colour": "blue"}, "tool",
+        None,
         {"tool_id": "t", "side_effect_class": "Pure"}, {"tool_id": "t", "args_hash": None}, ["tool_id"],
     ],
     ids=repr,

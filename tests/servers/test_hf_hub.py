@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import http.client
 import json
 import os
 import subprocess
+import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -230,8 +232,6 @@ def test_faults_strike_when_they_are_told_to(data: Hub) -> None:
 def test_a_cut_answer_is_shorter_than_it_said(data: Hub) -> None:
     upload(data, a__json=b"0123456789")
     data.fail("/resolve/", cut=4)
-    import http.client
-
     with pytest.raises(http.client.IncompleteRead) as caught:
         with urllib.request.urlopen(f"{data.url}/datasets/{NAME}/resolve/main/a.json") as answer:
             answer.read()
@@ -239,8 +239,6 @@ def test_a_cut_answer_is_shorter_than_it_said(data: Hub) -> None:
 
 
 def test_it_runs_from_a_shell(tmp_path: Path) -> None:
-    import sys
-
     command = [sys.executable, "-m", "tests.servers.hf_hub", str(tmp_path), "--user", "carol", "--no-xet"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None

@@ -29,6 +29,7 @@ def add_routes(hub: Hub, routes: Routes) -> None:
 
     add("GET", "/api/whoami-v2", who)
     add("POST", "/api/repos/create", create)
+    add("DELETE", "/api/repos/delete", delete)
     add("POST", "/api/validate-yaml", validate)
     add("GET", _REPOSITORY, about)
     add("GET", _REPOSITORY + "/revision" + _REVISION, about)
@@ -59,6 +60,14 @@ def create(hub: Hub, request: Request) -> Answer:
         private = asked.get("visibility") == "private" or bool(asked.get("private"))
         hub.create(name, kind, private=private)
     return Answer.of_json({"url": url, "name": name, "id": name})
+
+
+def delete(hub: Hub, request: Request) -> Answer:
+    asked = request.json()
+    kind, name = asked.get("type") or "model", f"{asked['organization']}/{asked['name']}"
+    hub.writable(request, kind, name)
+    del hub.repositories[kind, name]
+    return Answer.of_json({})
 
 
 def validate(hub: Hub, request: Request) -> Answer:

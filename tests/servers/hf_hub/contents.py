@@ -1,6 +1,7 @@
 """Content that is kept outside git: LFS objects by their sha256, and Xet files by the store of the genuine ``hf_xet``.
 
-``hf_xet`` writes its chunks below a folder when it is told to upload to ``local://<folder>``. The real Hub learns which
+``hf_xet`` writes its chunks below a folder when it is told to upload to ``local://<folder>``; only one process at a time
+can have that folder open, so clients in several processes at once need LFS. The real Hub learns which
 sha256 a Xet file has from the shards that the client uploads; so do we, by reading the shards that it left there.
 """
 
@@ -21,6 +22,7 @@ __all__ = ["Contents", "WrongContent"]
 _CHUNK = 1 << 20
 _RECORD = 48
 _HASH = 32
+_EMPTY = "0" * 64  # the Xet hash of no bytes, which no shard knows
 _HAS_VERIFICATION = 0x80000000
 _HAS_METADATA = 0x40000000
 
@@ -95,6 +97,8 @@ class Contents:
         """Return a file with the content of a Xet file."""
         target = self.folder / "bridge" / xet_hash
         with self._lock:
+            if xet_hash == _EMPTY:
+                target.touch()
             if not target.exists():
                 _download_xet(self.xet_url, xet_hash, size, target)
         return target
@@ -109,14 +113,33 @@ class Contents:
                 self._xet_hashes[sha256] = found
             return self._xet_hashes[sha256]
 
+    def xet_size(self, xet_hash: str) -> int | None:
+        """Return the length of a file that was uploaded through Xet, None if it was not."""
+        if xet_hash == _EMPTY:
+            return 0
+        needle = _swapped(bytes.fromhex(xet_hash))
+        with self._lock:
+            for shard in self._every_shard():
+                at = shard.find(needle)
+                while at >= 0:
+                    if (size := _file_size(shard, at)) is not None:
+                        return size
+                    at = shard.find(needle, at + 1)
+        return None
+
+    def _every_shard(self) -> Iterable[bytes]:
+        """Yield the bytes of every shard; what was read once is kept, for shards do not change."""
+        for path in (self.folder / "xet").rglob("*.mdb"):
+            if path not in self._shards:
+                self._shards[path] = path.read_bytes()
+            yield self._shards[path]
+
     def _search_shards(self, sha256: bytes) -> str | None:
         swapped = _swapped(sha256)
-        for shard in (self.folder / "xet").rglob("*.mdb"):
-            if shard not in self._shards:
-                self._shards[shard] = shard.read_bytes()
+        for shard in self._every_shard():
             for needle in (swapped, sha256):
-                at = self._shards[shard].find(needle)
-                if at >= 0 and (found := _file_hash(self._shards[shard], at)):
+                at = shard.find(needle)
+                if at >= 0 and (found := _file_hash(shard, at)):
                     return found
         return None
 
@@ -170,6 +193,16 @@ def _file_hash(shard: bytes, sha256_at: int) -> str | None:
             return _swapped(shard[at : at + _HASH]).hex()
         at -= _RECORD
     return None
+
+
+def _file_size(shard: bytes, header_at: int) -> int | None:
+    """Return the length of the file whose header record is at `header_at`: the sum of its segments' lengths."""
+    flags = int.from_bytes(shard[header_at + _HASH : header_at + _HASH + 4], "little")
+    segments = int.from_bytes(shard[header_at + _HASH + 4 : header_at + _HASH + 8], "little")
+    first, end = header_at + _RECORD, header_at + _RECORD * (1 + segments)
+    if flags & ~(_HAS_VERIFICATION | _HAS_METADATA) or not segments or end > len(shard):
+        return None
+    return sum(int.from_bytes(shard[at + _HASH + 4 : at + _HASH + 8], "little") for at in range(first, end, _RECORD))
 
 
 def _swapped(value: bytes) -> bytes:

@@ -87,17 +87,18 @@ class Hub:
     """
 
     def __init__(self, folder: Path, settings: Settings | None = None, port: int = 0) -> None:
-        from . import api, files
+        from . import api, buckets, files
 
         self.folder = folder
         self.settings = settings or Settings()
         self.contents = Contents(folder / "contents")
         self.faults = Faults()
         self.repositories: dict[tuple[str, str], HubRepository] = {}
+        self.buckets: dict[str, buckets.Bucket] = {}
         self._tokens: dict[str, str] = {}
         self.lock = threading.RLock()
         routes = Routes()
-        for module in (api, files):
+        for module in (api, files, buckets):
             module.add_routes(self, routes)
         self.server = Server(routes, self.faults, port)
 
