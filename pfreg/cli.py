@@ -466,12 +466,26 @@ def _lines(result: object) -> Iterator[str]:
             yield f"{verb} {len(result.removed)} blobs, {human(result.freed)}; {result.kept} stay"
         case Difference():
             yield from _difference(result)
-        case [Listed(), *_]:
-            yield from (_listed(entry) for entry in result)
         case bool():
             yield "yes" if result else "no"
         case list():
-            yield from (_logged(item) if isinstance(item, Manifest) else str(item) for item in result)
+            yield from map(_line, result)
+
+
+def _line(item: object) -> str:
+    match item:
+        case Manifest():
+            return _logged(item)
+        case Listed():
+            return _listed(item)
+    return str(item)
+
+
+def _listed(entry: Listed) -> str:
+    mode = "" if entry.mode is None else f"{entry.mode:04o}"
+    size = "" if entry.size is None or entry.type == "directory" else human(entry.size)
+    mark = "/" if entry.type == "directory" else f" -> {entry.target}" if entry.target else ""
+    return one_line(f"{mode:4} {size:>10}  {entry.name}{mark}")
 
 
 def _logged(manifest: Manifest) -> str:
@@ -495,13 +509,6 @@ def _inspection(result: Inspection) -> Iterator[str]:
     yield f"  {'all':<15} {'':<12}  {result.blobs:>7} blobs  {human(result.stored):>10}"
     if result.missing:
         yield f"missing  {len(result.missing)} blobs, the first {result.missing[0]}"
-
-
-def _listed(entry: Listed) -> str:
-    mode = "" if entry.mode is None else f"{entry.mode:04o}"
-    size = "" if entry.size is None or entry.type == "directory" else human(entry.size)
-    mark = "/" if entry.type == "directory" else f" -> {entry.target}" if entry.target else ""
-    return one_line(f"{mode:4} {size:>10}  {entry.name}{mark}")
 
 
 def _difference(result: Difference) -> Iterator[str]:
