@@ -141,7 +141,9 @@ def test_zarr(root: str) -> None:
 
 
 def test_chains(root: str) -> None:
-    assert pd.read_csv(f"zip://in.csv::pfimg://world/fs/data/z.zip::{root}")["q"].tolist() == [2]
+    # pandas 2 lets go of the zip filesystem before it reads, whatever lies below; so this is opened by hand.
+    with fsspec.open(f"zip://in.csv::pfimg://world/fs/data/z.zip::{root}") as stream:
+        assert pd.read_csv(stream)["q"].tolist() == [2]
     for cache in ("simplecache", "filecache"):
         with fsspec.open(f"{cache}::pfimg://world/fs/data/0.csv::{root}") as stream:
             assert stream.read(3) == b"a,b"
