@@ -14,6 +14,7 @@ import argparse
 import contextlib
 import json
 import os
+import shutil
 import sys
 import traceback
 import warnings
@@ -22,7 +23,11 @@ from typing import Any, NoReturn
 
 from pfreg import codec, engine
 from pfreg._version import __version__
+from pfreg.digest import CHUNK
 from pfreg.errors import BadOption, Conflict, IntegrityError, PfregError, SignatureError, one_line
+from pfreg.image import Image, Listed, open_image
+from pfreg.image_diff import Difference, diff
+from pfreg.image_index import WORLD
 from pfreg.manifest import Manifest
 from pfreg.progress import Bar, human
 from pfreg.results import Cloned, Copied, Inspection, Pruned, Pulled, Pushed, Verified, to_json
@@ -219,6 +224,24 @@ def _remove(a: argparse.Namespace) -> None:
     Store(a.store, create=False).remove(engine.cid_of(a.cid))
 
 
+def _ls(a: argparse.Namespace) -> list[Listed]:
+    return _opened(a.place, a).ls(a.path)
+
+
+def _cat(a: argparse.Namespace) -> None:
+    with _opened(a.place, a).fs.open(a.path, "rb") as stream:
+        shutil.copyfileobj(stream, sys.stdout.buffer, CHUNK)
+    sys.stdout.buffer.flush()
+
+
+def _diff(a: argparse.Namespace) -> Difference:
+    return diff(_opened(a.first, a), _opened(a.second, a))
+
+
+def _opened(place: str, a: argparse.Namespace) -> Image:
+    return open_image(place, store=a.store, storage_options=_options(a.option), require_signature=a.require_signature)
+
+
 # -- arguments ---------------------------------------------------------------------------------------------------
 
 
@@ -269,6 +292,23 @@ def _parser() -> argparse.ArgumentParser:
     p = _command(commands, "verify", _verify, "verify an image where it lies")
     _add(p, "place", "store", "option", "signature", "history", "jobs")
     p.add_argument("--shallow", action="store_true", help="look only whether every blob is there, with a possible size")
+
+    p = _command(commands, "ls", _ls, "list a folder inside an image, without pulling it")
+    _add(p, "place")
+    p.add_argument(
+        "path", metavar="PATH", nargs="?", default=WORLD, help="inside the image (%(default)s); / is its top"
+    )
+    _add(p, "store", "option", "signature")
+
+    p = _command(commands, "cat", _cat, "print a file inside an image, such as trace/messages.jsonl")
+    _add(p, "place")
+    p.add_argument("path", metavar="PATH", help="inside the image; the agent's files are below world/fs")
+    _add(p, "store", "option", "signature")
+
+    p = _command(commands, "diff", _diff, "compare two images: files, environment, messages")
+    p.add_argument("first", metavar="URL|CID")
+    p.add_argument("second", metavar="URL|CID")
+    _add(p, "store", "option", "signature")
 
     p = _command(commands, "prune", _prune, "remove blobs of a registry that its image does not reach")
     _add(p, "url", "option", "grace", "yes")
@@ -424,10 +464,28 @@ def _lines(result: object) -> Iterator[str]:
         case Pruned() | Collected():
             verb = "would remove" if result.dry_run else "removed"
             yield f"{verb} {len(result.removed)} blobs, {human(result.freed)}; {result.kept} stay"
+        case Difference():
+            yield from _difference(result)
         case bool():
             yield "yes" if result else "no"
         case list():
-            yield from (_logged(item) if isinstance(item, Manifest) else str(item) for item in result)
+            yield from map(_line, result)
+
+
+def _line(item: object) -> str:
+    match item:
+        case Manifest():
+            return _logged(item)
+        case Listed():
+            return _listed(item)
+    return str(item)
+
+
+def _listed(entry: Listed) -> str:
+    mode = "" if entry.mode is None else f"{entry.mode:04o}"
+    size = "" if entry.size is None or entry.type == "directory" else human(entry.size)
+    mark = "/" if entry.type == "directory" else f" -> {entry.target}" if entry.target else ""
+    return one_line(f"{mode:4} {size:>10}  {entry.name}{mark}")
 
 
 def _logged(manifest: Manifest) -> str:
@@ -451,6 +509,16 @@ def _inspection(result: Inspection) -> Iterator[str]:
     yield f"  {'all':<15} {'':<12}  {result.blobs:>7} blobs  {human(result.stored):>10}"
     if result.missing:
         yield f"missing  {len(result.missing)} blobs, the first {result.missing[0]}"
+
+
+def _difference(result: Difference) -> Iterator[str]:
+    for what, changes in (("", result.files), ("env ", result.environment)):
+        yield from (f"+ {what}{name}" for name in changes.added)
+        yield from (f"- {what}{name}" for name in changes.removed)
+        yield from (f"~ {what}{name}" for name in changes.changed)
+    yield f"{result.common_messages} messages in common"
+    for sign, messages in (("<", result.first_messages), (">", result.second_messages)):
+        yield from (one_line(f"{sign} {m.get('role', '?')}: {m.get('content', '')}", limit=100) for m in messages)
 
 
 def _trust(trust: Any) -> str:

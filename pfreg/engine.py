@@ -449,7 +449,11 @@ def inspect(
     store, storage_options, verifier, require_signature
         See :func:`pull`.
     """
-    tree, manifest, trust = _open(place, store, storage_options, verifier, require_signature)
+    return describe(*_open(place, store, storage_options, verifier, require_signature))
+
+
+def describe(tree: BlobTree, manifest: Manifest, trust: Trust | None) -> Inspection:
+    """Tell what is in an image whose manifest has been read; see :func:`inspect`."""
     parts = {name: closure_of(name, digest, tree.content, limits=tree.limits) for name, digest in manifest.layers}
     wanted = {digest for part in parts.values() for digest in part}
     sizes = tree.present(wanted)

@@ -24,11 +24,14 @@ __all__ = [
     "FolderNotFound",
     "ImageNotFound",
     "IntegrityError",
+    "IsFolder",
     "LayerError",
     "LimitExceeded",
     "ManifestError",
     "MissingDependency",
+    "PathNotFound",
     "PfregError",
+    "ReadOnlyImage",
     "SignatureError",
     "StorageFull",
     "TargetExists",
@@ -107,6 +110,18 @@ class FolderNotFound(PfregError, FileNotFoundError):
 
 class BlobNotFound(PfregError, FileNotFoundError):
     """A blob that an image reaches is absent."""
+
+
+class PathNotFound(PfregError, FileNotFoundError):
+    """There is nothing under this path inside an image, or only a link that leads nowhere."""
+
+
+class IsFolder(PfregError, IsADirectoryError):
+    """A path inside an image is a folder, and a file was asked for."""
+
+
+class ReadOnlyImage(PfregError, OSError):
+    """Somebody wants to write into an image, which is immutable."""
 
 
 class AccessDenied(PfregError, PermissionError):

@@ -27,6 +27,7 @@ from functools import partial
 from typing import Any, BinaryIO, NamedTuple, Protocol, TypeVar
 
 from fsspec import AbstractFileSystem
+from fsspec.asyn import AsyncFileSystem
 from fsspec.callbacks import Callback
 
 from pfreg.digest import CHUNK
@@ -70,6 +71,9 @@ WRITES: Mapping[str, Writes] = {
     **dict.fromkeys(("sftp", "ssh", "ftp", "smb", "hdfs", "webhdfs", "arrow_hdfs", "webdav", "dav", "jlab"), _FOLDER),
 }
 """What is not listed here puts like an object store."""
+
+RANGED = frozenset({"s3", "s3a", "gs", "gcs"})
+"""Asynchronous filesystems whose servers send the beginning of a file of unknown length, in one request."""
 
 _MODIFIED = ("mtime", "LastModified", "last_modified", "updated", "modified", "created")
 
@@ -147,10 +151,13 @@ class Remover(Protocol):
 
 
 class Files(Reader, Writer, Lister, Copier, Remover, Protocol):
-    """All of it, how many threads make good use of it, and whether a write that breaks off leaves a partial file."""
+    """All of it, how many threads make good use of it, whether a write that breaks off leaves a partial file, and
+    whether reading brings no more than its limit and a byte, however large the file is.
+    """
 
     jobs: int
     partials: bool
+    bounded: bool
 
 
 @contextlib.contextmanager
@@ -276,6 +283,7 @@ class _Remote:
         self._folders: set[str] = set()
         self.jobs = _JOBS if self._writes.shared else _CONNECTIONS
         self.partials = not (self._writes.bytes_at_once and self._writes.file_at_once)
+        self.bounded = not fs.async_impl or _protocol(fs) in RANGED
 
     def flush(self) -> None:
         """Do nothing: a remote file is there when its write returns."""
@@ -449,6 +457,8 @@ class AsyncFiles(_Remote):
     def __init__(self, fs: AbstractFileSystem, *, secrets: Sequence[str] = ()) -> None:
         super().__init__(fs, secrets=secrets)
         self._turn = asyncio.Semaphore(IN_FLIGHT)
+        # fsspec's own walk leaves out what it cannot list unless it is told; who lists otherwise may not know how.
+        self._strict = {"on_error": "raise"} if type(fs)._find is AsyncFileSystem._find else {}
 
     def read_many(self, paths: Sequence[str], *, limit: int) -> list[bytes | None]:
         """Read files at once; see :class:`Reader`."""
@@ -456,11 +466,26 @@ class AsyncFiles(_Remote):
         async def read(path: str) -> bytes | None:
             with self._translated("read", path):
                 try:
-                    return bounded(path, await self.fs._cat_file(path), limit)
+                    return bounded(path, await self._beginning(path, limit + 1), limit)
                 except FileNotFoundError:
                     return None
 
         return self._all([partial(read, path) for path in paths])
+
+    async def _beginning(self, path: str, size: int) -> bytes:
+        """Return up to `size` bytes where the server can stop there, else the whole file."""
+        if not self.bounded:
+            data: bytes = await self.fs._cat_file(path)
+            return data
+        try:
+            data = await self.fs._cat_file(path, start=0, end=size)
+        except FileNotFoundError:
+            raise
+        except OSError:
+            if (await self.fs._info(path))["size"]:
+                raise
+            return b""  # of which there is no range
+        return data
 
     def read_to(self, path: str, local: str, *, limit: int, callback: Callback) -> None:
         """Download a file; see :class:`Reader`."""
@@ -486,7 +511,7 @@ class AsyncFiles(_Remote):
         with self._translated("list", folder):
             self.fs.invalidate_cache()
             try:
-                return self._listed(self._run(self.fs._find(folder, detail=True, on_error="raise")))
+                return self._listed(self._run(self.fs._find(folder, detail=True, **self._strict)))
             except FileNotFoundError:
                 return {}
 

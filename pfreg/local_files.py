@@ -59,6 +59,7 @@ class LocalFiles:
     def __init__(self, *, durable: bool = True) -> None:
         self.jobs = os.cpu_count() or 1
         self.partials = True
+        self.bounded = True
         self._durable = durable
         self._lock = threading.Lock()
         self._staged: list[tuple[str, str]] = []

@@ -220,7 +220,7 @@ class Registry(BlobTree):
 
     def _read(self, name: str, limit: int) -> bytes | None:
         path = self.path_in(name)
-        if not isinstance(self.files, LocalFiles):
+        if not self.files.bounded:
             (found,) = self.files.info_many([path])
             if found is None:
                 return None

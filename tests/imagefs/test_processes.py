@@ -1,0 +1,87 @@
+"""Event loops, threads, forks, and memory."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import pfreg
+from tests.imagefs.conftest import CSV, LARGE
+
+PEAK = """
+import resource, sys, pfreg
+fs = pfreg.PfimgFileSystem(fo=sys.argv[1])
+fs.ls("world/fs")
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+with fs.open("world/fs/huge") as stream:
+    total = sum(len(chunk) for chunk in iter(lambda: stream.read(1 << 20), b""))
+print(total, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+def test_inside_a_running_event_loop(
+    s3: dict[str, Any], snapshot: pfreg.Snapshotted, store: pfreg.Store, root: Path
+) -> None:
+    pfreg.push(snapshot, "s3://images/loop", store=store, storage_options=s3)
+
+    async def read(reference: str, options: dict[str, Any]) -> bytes:
+        fs = pfreg.PfimgFileSystem(fo=reference, target_options=options, skip_instance_cache=True)
+        return fs.cat_file("world/fs/data/a.csv")
+
+    assert asyncio.run(read("s3://images/loop", s3)) == asyncio.run(read(str(root), {})) == CSV.encode()
+
+
+def test_many_threads_fetch_once_and_agree(memory: str) -> None:
+    fs = pfreg.PfimgFileSystem(fo=memory, skip_instance_cache=True)
+    paths = ["world/fs/large.bin", "world/fs/data/a.csv"] * 20
+    with ThreadPoolExecutor(8) as pool:
+        read = list(pool.map(fs.cat_file, paths))
+    assert read == [LARGE, CSV.encode()] * 20
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork(2)")
+def test_after_a_fork(root: Path) -> None:
+    fs = pfreg.PfimgFileSystem(fo=str(root), skip_instance_cache=True)
+    assert fs.cat_file("world/fs/large.bin") == LARGE
+    with fs._opening:  # as if another thread were opening the image just now: nobody releases this in the child
+        child = os.fork()
+        if child == 0:
+            ok = False
+            try:
+                ok = fs.cat_file("world/fs/large.bin") == LARGE and fs.cat_file("world/fs/data/a.csv") == CSV.encode()
+            finally:
+                os._exit(0 if ok else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    with fs.open("world/fs/large.bin") as stream:  # the child took nothing of the parent's cache along
+        assert stream.read() == LARGE
+
+
+def test_the_temporary_cache_goes_with_the_process(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "tmp").mkdir()
+    code = "import sys, pfreg; pfreg.PfimgFileSystem(fo=sys.argv[1]).cat_file('world/fs/large.bin')"
+    environ = {**os.environ, "TMPDIR": str(tmp_path / "tmp")}
+    subprocess.run([sys.executable, "-c", code, str(root)], env=environ, check=True, timeout=120)
+    assert list((tmp_path / "tmp").iterdir()) == []
+
+
+def test_memory_does_not_grow_with_a_blob(tmp_path: Path, store: pfreg.Store) -> None:
+    size = 192 << 20
+    (tmp_path / "agent").mkdir()
+    with open(tmp_path / "agent" / "huge", "wb") as stream:
+        for _ in range(size >> 20):
+            stream.write(os.urandom(1 << 12) * 256)
+    cid = pfreg.snapshot(tmp_path / "agent", store=store).cid
+    image = f"{store.path}/images/{cid.hex}.json"
+    output = subprocess.run(
+        [sys.executable, "-c", PEAK, image], check=True, capture_output=True, text=True, timeout=300
+    ).stdout
+    total, grown = map(int, output.split())
+    assert total == size
+    assert grown < 64 << 10  # KiB

@@ -1,0 +1,125 @@
+"""Only what is needed travels."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import pfreg
+from pfreg.fstree import Entry, Tree
+from pfreg.layout import blob_path
+from tests.imagefs.conftest import LARGE
+from tests.imagefs.counting import CountingFileSystem
+
+
+@pytest.fixture
+def many(tmp_path: Path, store: pfreg.Store) -> pfreg.Manifest:
+    """An image of 10,000 files, of which the store has only one."""
+    content = b"42 17\n" * 170
+    names = [f"{folder:02}/{name:02}" for folder in range(100) for name in range(100)]
+    entries = [Entry(name, "file", 0o644, len(content), pfreg.Digest.of(name.encode())) for name in names]
+    entries[4217] = replace(entries[4217], blob=store.put(content))
+    tree = store.put(Tree.of(entries).to_bytes())
+    (tmp_path / "empty").mkdir()
+    small = store.manifest(pfreg.snapshot(tmp_path / "empty", store=store).cid)
+    return pfreg.Manifest.build(replace(small.layers, world_fs=tree), agent=small.agent)
+
+
+def test_one_file_of_ten_thousand_on_s3(
+    many: pfreg.Manifest, store: pfreg.Store, s3: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import s3fs
+
+    file = pfreg.Digest.of(b"42 17\n" * 170)
+    remote = s3fs.S3FileSystem(**s3)
+    for digest in (many.layers.world_fs, file):
+        remote.put_file(store.path_of(digest), f"images/many/{blob_path(digest)}")
+    remote.pipe(
+        {"images/many/manifest.json": many.raw, "images/many/manifest.json.sig": pfreg.HmacSigner().sign(many.raw)}
+    )
+    calls: list[str] = []
+    original = s3fs.S3FileSystem._call_s3
+
+    async def counted(self: Any, method: str, *args: Any, **kwargs: Any) -> Any:
+        calls.append(f"{method} {kwargs.get('Key', '')}")
+        return await original(self, method, *args, **kwargs)
+
+    monkeypatch.setattr(s3fs.S3FileSystem, "_call_s3", counted)
+    fs = pfreg.PfimgFileSystem(fo="s3://images/many", target_options=s3, skip_instance_cache=True)
+    with fs.open("world/fs/42/17") as stream:
+        assert stream.read() == b"42 17\n" * 170
+    assert len(calls) <= 5, calls
+    assert {call.split("/", 1)[1].rpartition("/")[2] for call in calls} == {
+        "manifest.json", "manifest.json.sig", f"{many.layers.world_fs.hex}.zst", f"{file.hex}.zst",
+    }  # fmt: skip
+    calls.clear()
+    assert len(fs.ls("world/fs/43")) == 100 and len(fs.find("world/fs")) == 10_000 and fs.du("world/fs") > 0
+    assert fs.cat_file("world/fs/42/17") and calls == []
+
+
+@pytest.fixture
+def counted(snapshot: pfreg.Snapshotted, store: pfreg.Store) -> list[tuple[str, str]]:
+    pfreg.push(snapshot, "counting://images/a", store=store)
+    CountingFileSystem.asked.clear()
+    return CountingFileSystem.asked
+
+
+def opened() -> pfreg.PfimgFileSystem:
+    return pfreg.PfimgFileSystem(fo="counting://images/a", skip_instance_cache=True)
+
+
+def names(asked: list[tuple[str, str]]) -> list[str]:
+    return [path.rpartition("/")[2].removesuffix(".zst") for verb, path in asked if verb == "open"]
+
+
+def test_nothing_is_read_before_it_is_asked_for(counted: list[tuple[str, str]]) -> None:
+    fs = opened()
+    assert counted == []
+    fs.ls("")
+    assert names(counted) == ["manifest.json", "manifest.json.sig"]
+    fs.cat_file("manifest.json")
+    fs.ls("world")
+    assert len(names(counted)) == 2
+    fs.ls("world/fs")
+    assert names(counted)[2:] == [fs.image.manifest.layers.world_fs.hex]
+
+
+def test_nothing_is_read_twice(counted: list[tuple[str, str]]) -> None:
+    fs = opened()
+    for _ in range(3):
+        fs.cat_file("world/fs/data/a.csv")
+        fs.cat_file("world/fs/large.bin", 5, 9)
+        fs.info("trace/messages.jsonl")
+        fs.cat(["world/fs/run.sh", "world/fs/data/deep/b.csv"])
+        with fs.open("world/fs/large.bin") as stream:
+            assert stream.read(4) == LARGE[:4]
+    read = names(counted)
+    assert len(read) == len(set(read)) == 7
+
+
+def test_a_folder_that_is_kept_serves_the_next_process(counted: list[tuple[str, str]], tmp_path: Path) -> None:
+    for turn in range(2):
+        fs = pfreg.PfimgFileSystem(fo="counting://images/a", cache=tmp_path / "cache", skip_instance_cache=True)
+        assert fs.cat_file("world/fs/large.bin") == LARGE
+        large = pfreg.Digest.parse(fs.checksum("world/fs/large.bin")).hex
+        assert names(counted).count(large) == 1, turn
+
+
+def test_a_store_as_cache_spares_the_pull(counted: list[tuple[str, str]], tmp_path: Path) -> None:
+    cache = pfreg.Store(tmp_path / "cache")
+    fs = pfreg.PfimgFileSystem(fo="counting://images/a", store=cache.path, skip_instance_cache=True)
+    assert fs.cat_file("world/fs/large.bin") == LARGE
+    fs.cat_file("world/fs/data/a.csv")
+    layers = fs.image.manifest.layers
+    kept = {layers.world_fs, *map(pfreg.Digest.parse, map(fs.checksum, ["world/fs/large.bin", "world/fs/data/a.csv"]))}
+    assert set(cache.present(kept)) == kept
+    counted.clear()
+    assert pfreg.pull("counting://images/a", store=cache).cid == fs.image.manifest.cid
+    assert not {digest.hex for digest in kept} & set(names(counted))
+    again = pfreg.PfimgFileSystem(fo="counting://images/a", store=cache.path, skip_instance_cache=True)
+    counted.clear()
+    assert again.cat_file("world/fs/large.bin") == LARGE
+    assert names(counted) == ["manifest.json", "manifest.json.sig"]
