@@ -97,9 +97,11 @@ REGISTRIES: dict[str, Callable[[Path], AbstractContextManager[Registry]]] = {
 }
 if "PFREG_TEST_HF_TOKEN" in os.environ:
     REGISTRIES["hf-real"] = hf_real
+CHOSEN = os.environ.get("PFREG_TEST_REGISTRIES", " ".join(REGISTRIES)).split()
+"""The registries to run on; ``PFREG_TEST_REGISTRIES="memory file"`` leaves the others out."""
 
 
-@pytest.fixture(scope="session", params=list(REGISTRIES))
+@pytest.fixture(scope="session", params=CHOSEN)
 def registry(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
     with REGISTRIES[request.param](tmp_path_factory.mktemp(request.param)) as made:
         yield made
