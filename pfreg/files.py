@@ -55,19 +55,23 @@ _CONNECTIONS = 4  # where each thread needs a connection, and a login, of its ow
 
 
 class Writes(NamedTuple):
-    """How a protocol writes: whether bytes, and a local file, appear all at once; whether connections are shared."""
+    """How a protocol writes: whether bytes, and a local file, appear all at once; whether connections are shared.
+
+    And, in the same table, how it reads: whether each open file has a position of its own.
+    """
 
     bytes_at_once: bool
     file_at_once: bool
     shared: bool
+    own_positions: bool = True
 
 
 _OBJECT_STORE = Writes(bytes_at_once=True, file_at_once=True, shared=True)
 _FOLDER = Writes(bytes_at_once=False, file_at_once=False, shared=False)
 
 WRITES: Mapping[str, Writes] = {
-    # In memory, bytes appear at once, but a file is copied in visibly, piece by piece.
-    "memory": Writes(bytes_at_once=True, file_at_once=False, shared=True),
+    # In memory, bytes appear at once, but a file piece by piece; and all who open one share a position.
+    "memory": Writes(bytes_at_once=True, file_at_once=False, shared=True, own_positions=False),
     **dict.fromkeys(("sftp", "ssh", "ftp", "smb", "hdfs", "webhdfs", "arrow_hdfs", "webdav", "dav", "jlab"), _FOLDER),
 }
 """What is not listed here puts like an object store."""
@@ -339,6 +343,8 @@ class SyncFiles(_Remote):
         with self._translated("read", path):
             fs = self._connection()
             try:
+                if not self._writes.own_positions:
+                    return bounded(path, fs.cat_file(path, start=0, end=limit + 1), limit)
                 with fs.open(path, "rb") as stream:
                     return read_bounded(stream, path, limit)
             except FileNotFoundError:
@@ -347,7 +353,11 @@ class SyncFiles(_Remote):
     def read_to(self, path: str, local: str, *, limit: int, callback: Callback) -> None:
         """Download a file; see :class:`Reader`."""
         with self._translated("read", path, absent_passes=True):
-            self._connection().get_file(path, local, callback=_Bound(limit, path, callback))
+            if self._writes.own_positions:
+                self._connection().get_file(path, local, callback=_Bound(limit, path, callback))
+                return
+            with open(local, "wb") as target:
+                target.write(bounded(path, self._connection().cat_file(path, start=0, end=limit + 1), limit))
 
     def write_many(self, items: Sequence[tuple[str, bytes]]) -> None:
         """Write files one after another; see :class:`Writer`."""
