@@ -1,0 +1,1 @@
+"""Speed, beside peers and in the same run: ratios, not seconds."""

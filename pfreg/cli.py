@@ -249,7 +249,15 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="pfreg", description="Move ProcessFork images (.pfimg) between a store and any registry.")
     parser.add_argument("--version", action="version", version=f"pfreg {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_making(commands)
+    _add_moving(commands)
+    _add_looking(commands)
+    _add_keeping(commands)
+    return parser
 
+
+def _add_making(commands: Any) -> None:
+    """Add the commands between a folder and the store."""
     p = _command(commands, "snapshot", _snapshot, "take a folder into the store as an image", "store", "jobs")
     p.add_argument("folder", metavar="FOLDER")
     p.add_argument("--agent-kind", default="pfreg", metavar="KIND", help="whose folder it is, such as claude-code")
@@ -266,6 +274,9 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("cid", metavar="CID")
     _add(p, "folder", "store", "jobs")
 
+
+def _add_moving(commands: Any) -> None:
+    """Add the commands that move images to and from registries."""
     p = _command(commands, "push", _push, "push an image from the store to a registry")
     p.add_argument("cid", metavar="CID")
     p.add_argument("--dry-run", action="store_true", help="only tell what would be sent, and on IPFS the root's CID")
@@ -283,6 +294,9 @@ def _parser() -> argparse.ArgumentParser:
     _add(p, "option", "signature", "history", "base", "expect", "jobs")
     p.add_argument("--target-option", action="append", default=[], metavar="K=V", help="as -o, for the target")
 
+
+def _add_looking(commands: Any) -> None:
+    """Add the commands that look at an image where it lies."""
     p = _command(commands, "exists", _exists, "tell whether there is an image; exit code 1 if not")
     _add(p, "url", "option")
 
@@ -309,17 +323,18 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("first", metavar="URL|CID")
     p.add_argument("second", metavar="URL|CID")
     _add(p, "store", "option", "signature")
+    _command(commands, "tags", _tags, "list the tags beside an image, where a registry has them", "url", "option")
 
+
+def _add_keeping(commands: Any) -> None:
+    """Add the commands that keep a registry and the store in order."""
     p = _command(commands, "prune", _prune, "remove blobs of a registry that its image does not reach")
     _add(p, "url", "option", "grace", "yes")
-
-    _command(commands, "tags", _tags, "list the tags beside an image, where a registry has them", "url", "option")
     _command(commands, "log", _log, "list the images of the store, newest first", "store")
     _command(commands, "gc", _gc, "remove blobs of the store that no image reaches", "store", "grace", "yes")
 
     p = _command(commands, "remove", _remove, "forget an image of the store; gc then frees its blobs", "store")
     p.add_argument("cid", metavar="CID")
-    return parser
 
 
 def _command(
