@@ -16,7 +16,9 @@ from tests.conformance.hf import hf_branches, hf_bucket, hf_lfs, hf_real, hf_xet
 from tests.conformance.places import Place, Registry
 from tests.servers.ipfs_gateway import TrustlessGateway, over_node
 from tests.servers.ipfs_node import IpfsNode, installed
+from tests.servers.moto_s3 import moto_s3
 from tests.servers.oci_places import OCI_REGISTRIES
+from tests.servers.seaweedfs import seaweedfs
 from tests.servers.sshd import sshd
 
 
@@ -56,6 +58,23 @@ def sftp(folder: Path) -> Iterator[Registry]:
         yield Registry(new, copies=False)
 
 
+@contextlib.contextmanager
+def s3_moto(folder: Path) -> Iterator[Registry]:
+    with moto_s3() as options:
+        yield _on_s3(options)
+
+
+@contextlib.contextmanager
+def s3_seaweedfs(folder: Path) -> Iterator[Registry]:
+    with seaweedfs(folder) as server:
+        yield _on_s3(server.options())
+
+
+def _on_s3(options: Mapping[str, Any]) -> Registry:
+    fs = fsspec.filesystem("s3", **options, use_listings_cache=False)
+    return Registry(lambda name: Place(f"s3://images/{name}", options, f"images/{name}", fs))
+
+
 class RootOf:
     """A place on IPFS: nowhere until something is pushed there, and then the root that the last push made."""
 
@@ -88,6 +107,8 @@ REGISTRIES: dict[str, Callable[[Path], AbstractContextManager[Registry]]] = {
     "memory": memory,
     "file": file,
     "sftp": sftp,
+    "s3-moto": s3_moto,
+    "s3-seaweedfs": s3_seaweedfs,
     "ipfs": ipfs,
     **OCI_REGISTRIES,
     "hf-lfs": hf_lfs,

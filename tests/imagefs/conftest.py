@@ -11,7 +11,7 @@ import fsspec
 import pytest
 
 import pfreg
-from tests.servers.running import free_port, missing
+from tests.servers.moto_s3 import moto_s3
 
 CSV = "a,b\n" + "".join(f"{i},{i * i}\n" for i in range(100))
 LARGE = bytes(range(256)) * 12_000  # 3 MB: more than what is kept in memory
@@ -76,17 +76,8 @@ def memory(snapshot: pfreg.Snapshotted, store: pfreg.Store) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def s3() -> Iterator[dict[str, Any]]:
     """Options of an S3 server that is empty but for the bucket ``images``."""
-    try:
-        from moto.server import ThreadedMotoServer
-    except ImportError:
-        missing("moto is not installed: pip install 'moto[server]'")
-    port = free_port()
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=port, verbose=False)
-    server.start()
-    options = {"endpoint_url": f"http://127.0.0.1:{port}", "key": "access-key-1", "secret": "hidden-secret-of-s3"}
-    fsspec.filesystem("s3", **options).mkdir("images")
-    yield options
-    server.stop()
+    with moto_s3() as options:
+        yield options
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,9 +19,9 @@ REQUIRED = os.environ.get("PFREG_REQUIRE_SERVICES") == "1"
 
 def program(name: str, *, install: str) -> str:
     """Return the path of a server's program; without it the test is skipped, or fails where services are required."""
-    found = shutil.which(
-        name, path=os.environ.get("PATH", "") + os.pathsep + "/usr/sbin" + os.pathsep + "/usr/local/sbin"
-    )
+    beside = os.path.dirname(sys.executable)  # where pip puts what comes as a wheel
+    places = [beside, os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin"]
+    found = shutil.which(name, path=os.pathsep.join(places))
     if found is None:
         missing(f"{name} is not installed: {install}")
     return found
