@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
+import warnings
 from collections.abc import Collection, Iterator, Sequence
 from typing import BinaryIO, Protocol, runtime_checkable
 
@@ -24,13 +25,17 @@ from pfreg.files import Files, Found, translated
 from pfreg.limits import DEFAULT_LIMITS, Limits
 from pfreg.local_files import LocalFiles, NewFile, new_file, open_regular
 
-__all__ = ["SMALL", "BlobTree", "Staging", "check_content"]
+__all__ = ["SMALL", "BlobTree", "ListingRefused", "Staging", "check_content"]
 
 SMALL = 1 << 20
 """Stored bytes up to which a blob is handled in memory, and in batches."""
 
 _FEW = 4  # looking up this many blobs costs less than a listing
 NO_CALLBACK = NoOpCallback()
+
+
+class ListingRefused(UserWarning):
+    """A registry may be read or written, but not listed, which makes everything slower."""
 
 
 @runtime_checkable
@@ -89,18 +94,40 @@ class BlobTree:
         )
         return {digest: found for digest, found in named if digest is not None}
 
-    def present(self, digests: Collection[Digest]) -> dict[Digest, int]:
-        """Return which of `digests` are here, with their stored sizes in bytes."""
+    def present(self, digests: Collection[Digest], *, surely: bool = True) -> dict[Digest, int]:
+        """Return which of `digests` are here, with their stored sizes in bytes.
+
+        Parameters
+        ----------
+        digests : collection of Digest
+            What is asked about.
+        surely : bool
+            Whether it is an error when the filesystem refuses to tell. If not, a blob that it tells nothing about is
+            left out: S3 says of what is absent that it is forbidden to whoever may not list.
+
+        Warns
+        -----
+        ListingRefused
+            If each has to be looked up, because listing is forbidden.
+        """
         if len(digests) > _FEW:
             # Where listing is impossible or forbidden, looking up is still possible.
-            with contextlib.suppress(NotImplementedError, AccessDenied):
+            with contextlib.suppress(NotImplementedError), self._unless_refused(len(digests)):
                 wanted_hex = {digest.hex: digest for digest in digests}
                 listed = self.files.find(self.path_in(layout.BLOBS))
                 named = ((wanted_hex.get(layout.hex_of_blob(path)), found.size) for path, found in listed.items())
                 return {digest: size for digest, size in named if digest is not None}
         wanted = list(digests)
-        found = self.files.info_many([self.path_of(digest) for digest in wanted])
+        found = self.files.info_many([self.path_of(digest) for digest in wanted], surely=surely)
         return {digest: info.size for digest, info in zip(wanted, found, strict=True) if info is not None}
+
+    @contextlib.contextmanager
+    def _unless_refused(self, blobs: int) -> Iterator[None]:
+        try:
+            yield
+        except AccessDenied:
+            what = f"{self.name}: listing is refused, so {blobs} blobs are looked up one by one"
+            warnings.warn(what, ListingRefused, stacklevel=2)
 
     def stored(self, digests: Sequence[Digest], *, limit: int) -> list[bytes]:
         """Return the stored bytes of blobs, unverified.

@@ -76,7 +76,7 @@ def deliver(source: BlobTree, target: Registry, manifest: Manifest, signature: b
     """Bring an image to a root: what is missing first, the signature and the manifest last."""
     wanted, ancestors = reach(manifest, source.content, order.history, source.limits)
     target.check_expect(order.expect)
-    there, beside = target.current()
+    there, beside = target.readable()
     standing = there == manifest.raw and beside is not None and _vouches(beside, manifest.raw, signature, target.scheme)
     todo = plan(source, target, wanted)
     if not (standing and not todo.todo) and _foretold(source, target, todo, manifest.raw, signature, order):

@@ -376,6 +376,9 @@ def copy(
 ) -> Copied:
     """Copy an image from registry to registry, verified, verbatim, and through bounded memory.
 
+    Between two roots of one object store, its server copies the blobs by itself: nothing of them is read then, and
+    :func:`verify` tells whether they are whole.
+
     Parameters
     ----------
     source, target : str or path-like
@@ -403,7 +406,8 @@ def copy(
     start = time.perf_counter()
     origin = Registry.open(source, storage_options=storage_options)
     place = Registry.open(target, storage_options=target_options)
-    order = Order(history, _base(base, place, target_options), parse_expect(expect), jobs, Progress(callback))
+    near = _base(base, place, target_options) or (origin if place.copies_from(origin) else None)
+    order = Order(history, near, parse_expect(expect), jobs, Progress(callback))
     image = _read(origin, verifier, require_signature, None)
     done = deliver(origin, place, image.manifest, image.signature, order)
     return Copied(

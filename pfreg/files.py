@@ -21,6 +21,7 @@ import os
 import posixpath
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import partial
@@ -46,38 +47,59 @@ from pfreg.layout import partial_name
 __all__ = ["AsyncFiles", "Copier", "Files", "Found", "Lister", "Reader", "Remover", "SyncFiles", "Writer", "translated"]
 
 T = TypeVar("T")
+U = TypeVar("U")
 
 IN_FLIGHT = 32
 """Requests under way at once on one asynchronous filesystem."""
 
 _JOBS = 8
+_MANY = 8  # requests from which on threads are worth it
 _CONNECTIONS = 4  # where each thread needs a connection, and a login, of its own
+
+
+class Parts(NamedTuple):
+    """How a large file is to be cut on its way: bytes of a part, how many are under way, and how many there may be."""
+
+    size: int
+    at_once: int
+    most: int
+
+    def options(self, size: int) -> dict[str, int]:
+        """Return what ``_put_file`` and ``_get_file`` are told about a file of `size` bytes."""
+        return {"chunksize": max(self.size, -(-size // self.most)), "max_concurrency": self.at_once}
 
 
 class Writes(NamedTuple):
     """How a protocol writes: whether bytes, and a local file, appear all at once; whether connections are shared.
 
-    And, in the same table, how it reads: whether each open file has a position of its own.
+    And, in the same table, how it reads: whether each open file has a position of its own; what it can be told about
+    parts; whether "written" is a promise that needs no second look; whether the server itself copies.
     """
 
     bytes_at_once: bool
     file_at_once: bool
     shared: bool
     own_positions: bool = True
+    parts: Parts | None = None
+    acknowledged: bool = False
+    copies: bool = False
 
 
 _OBJECT_STORE = Writes(bytes_at_once=True, file_at_once=True, shared=True)
 _FOLDER = Writes(bytes_at_once=False, file_at_once=False, shared=False)
+_S3 = _OBJECT_STORE._replace(parts=Parts(8 << 20, 3, 9_500), acknowledged=True, copies=True)
 
 WRITES: Mapping[str, Writes] = {
     # In memory, bytes appear at once, but a file piece by piece; and all who open one share a position.
     "memory": Writes(bytes_at_once=True, file_at_once=False, shared=True, own_positions=False),
+    "s3": _S3,
+    "s3a": _S3,
     **dict.fromkeys(("sftp", "ssh", "ftp", "smb", "hdfs", "webhdfs", "arrow_hdfs", "webdav", "dav", "jlab"), _FOLDER),
 }
 """What is not listed here puts like an object store."""
 
 RANGED = frozenset({"s3", "s3a", "gs", "gcs"})
-"""Asynchronous filesystems whose servers send the beginning of a file of unknown length, in one request."""
+"""Filesystems whose servers send the beginning of a file of unknown length, in one request."""
 
 _MODIFIED = ("mtime", "LastModified", "last_modified", "updated", "modified", "created")
 
@@ -133,8 +155,8 @@ class Lister(Protocol):
         """Return all files below `folder`; raise NotImplementedError where nothing can be listed."""
         ...
 
-    def info_many(self, paths: Sequence[str]) -> list[Found | None]:
-        """Return what is known of each path, None where it is absent."""
+    def info_many(self, paths: Sequence[str], *, surely: bool = True) -> list[Found | None]:
+        """Return what is known of each path, None where it is absent or, unless `surely`, where that is refused."""
         ...
 
 
@@ -143,6 +165,10 @@ class Copier(Protocol):
 
     def copy_many(self, pairs: Sequence[tuple[str, str]]) -> None:
         """Copy each ``(from, to)`` on the filesystem's own side, without a byte through this process."""
+        ...
+
+    def copies_from(self, other: Files) -> bool:
+        """Tell whether the server of both copies from `other` to here by itself, and nothing is gained by reading."""
         ...
 
 
@@ -155,13 +181,27 @@ class Remover(Protocol):
 
 
 class Files(Reader, Writer, Lister, Copier, Remover, Protocol):
-    """All of it, how many threads make good use of it, whether a write that breaks off leaves a partial file, and
-    whether reading brings no more than its limit and a byte, however large the file is.
+    """All of it, and what there is to know about it.
+
+    Attributes
+    ----------
+    jobs : int
+        How many threads make good use of it.
+    partials : bool
+        Whether a write that breaks off leaves a partial file.
+    bounded : bool
+        Whether reading brings no more than its limit and a byte, however large the file is.
+    acknowledged : bool
+        Whether what it says is written needs no second look.
+    held : int
+        Bytes of one large file that are in memory while it is on its way; 0 for a few buffers.
     """
 
     jobs: int
     partials: bool
     bounded: bool
+    acknowledged: bool
+    held: int
 
 
 @contextlib.contextmanager
@@ -185,7 +225,7 @@ def _kind(e: Exception) -> tuple[type[PfregError], str]:
         return AccessDenied, "check the credentials and their permissions"
     if isinstance(e, FileNotFoundError):
         return FolderNotFound, "a folder or bucket is not there, or was removed meanwhile"
-    if isinstance(e, NotImplementedError):
+    if isinstance(e, NotImplementedError) or (isinstance(e, OSError) and e.errno == errno.ENOSYS):
         return UnsupportedRegistry, "this filesystem cannot do that"
     if isinstance(e, OSError) and e.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return StorageFull, "free some space and run it again: it goes on where it stopped"
@@ -288,6 +328,9 @@ class _Remote:
         self.jobs = _JOBS if self._writes.shared else _CONNECTIONS
         self.partials = not (self._writes.bytes_at_once and self._writes.file_at_once)
         self.bounded = not fs.async_impl or _protocol(fs) in RANGED
+        self.acknowledged = self._writes.acknowledged
+        parts = self._writes.parts
+        self.held = parts.size * parts.at_once if parts is not None else 0
 
     def flush(self) -> None:
         """Do nothing: a remote file is there when its write returns."""
@@ -296,6 +339,15 @@ class _Remote:
         self, operation: str, place: str, *, absent_passes: bool = False
     ) -> contextlib.AbstractContextManager[None]:
         return translated(operation, place, secrets=self._secrets, absent_passes=absent_passes)
+
+    def copies_from(self, other: Files) -> bool:
+        """Tell whether the server of both copies from one to the other by itself."""
+        return (
+            self._writes.copies
+            and isinstance(other, _Remote)
+            and type(self.fs) is type(other.fs)
+            and (self.fs.storage_args, self.fs.storage_options) == (other.fs.storage_args, other.fs.storage_options)
+        )
 
     def _listed(self, found: Mapping[str, Mapping[str, Any]]) -> dict[str, Found]:
         entries = ((path, _found(info, path)) for path, info in found.items())
@@ -325,6 +377,7 @@ class SyncFiles(_Remote):
         super().__init__(fs, secrets=secrets)
         self._local = threading.local()
         self._local.fs = fs
+        self._by_range = not self._writes.own_positions or _protocol(fs) in RANGED
 
     def _connection(self) -> AbstractFileSystem:
         if self._writes.shared:
@@ -343,7 +396,7 @@ class SyncFiles(_Remote):
         with self._translated("read", path):
             fs = self._connection()
             try:
-                if not self._writes.own_positions:
+                if self._by_range:
                     return bounded(path, fs.cat_file(path, start=0, end=limit + 1), limit)
                 with fs.open(path, "rb") as stream:
                     return read_bounded(stream, path, limit)
@@ -426,31 +479,52 @@ class SyncFiles(_Remote):
             except FileNotFoundError:
                 return {}
 
-    def info_many(self, paths: Sequence[str]) -> list[Found | None]:
-        """Look files up; see :class:`Lister`."""
-        return [self._info(path) for path in paths]
+    def info_many(self, paths: Sequence[str], *, surely: bool = True) -> list[Found | None]:
+        """Look files up, several at a time; see :class:`Lister`."""
+        return self._each(partial(self._info, surely=surely), paths)
 
-    def _info(self, path: str) -> Found | None:
+    def _info(self, path: str, *, surely: bool) -> Found | None:
         with self._translated("look up", path):
             try:
                 return _found(self._connection().info(path), path)
             except FileNotFoundError:
                 return None
+            except PermissionError:
+                if surely:
+                    raise
+                return None
 
     def copy_many(self, pairs: Sequence[tuple[str, str]]) -> None:
-        """Copy on the server; see :class:`Copier`."""
-        for source, target in pairs:
-            with self._translated("copy", target):
-                if self._writes.file_at_once or self._writes.bytes_at_once:
-                    self._in_folder(target, partial(_copy, target=target, source=source))
-                else:
-                    self._aside(target, None, partial(_copy, source=source))
+        """Copy on the server, several at a time; see :class:`Copier`."""
+        self._each(self._copy, pairs)
+
+    def _copy(self, pair: tuple[str, str]) -> None:
+        source, target = pair
+        with self._translated("copy", target):
+            if self._writes.file_at_once or self._writes.bytes_at_once:
+                self._in_folder(target, partial(_copy, target=target, source=source))
+            else:
+                self._aside(target, None, partial(_copy, source=source))
 
     def remove_many(self, paths: Sequence[str]) -> None:
-        """Remove files one after another; see :class:`Remover`."""
-        for path in paths:
-            with self._translated("remove", path), contextlib.suppress(FileNotFoundError):
-                self._connection().rm_file(path)
+        """Remove files, several at a time; see :class:`Remover`."""
+        self._each(self._remove, paths)
+
+    def _remove(self, path: str) -> None:
+        with self._translated("remove", path), contextlib.suppress(FileNotFoundError):
+            self._connection().rm_file(path)
+
+    def _each(self, call: Callable[[U], T], items: Sequence[U]) -> list[T]:
+        """Call for every item, on threads where that is worth it; start no more after the first failure."""
+        if len(items) < _MANY or not self._writes.acknowledged:
+            return [call(item) for item in items]
+        with ThreadPoolExecutor(self.jobs, thread_name_prefix="pfreg") as pool:
+            futures = [pool.submit(call, item) for item in items]
+            try:
+                return [future.result() for future in futures]
+            finally:
+                for future in futures:
+                    future.cancel()
 
 
 class AsyncFiles(_Remote):
@@ -500,7 +574,8 @@ class AsyncFiles(_Remote):
     def read_to(self, path: str, local: str, *, limit: int, callback: Callback) -> None:
         """Download a file; see :class:`Reader`."""
         with self._translated("read", path, absent_passes=True):
-            self._run(self.fs._get_file(path, local, callback=_Bound(limit, path, callback)))
+            told = self._parts(limit)
+            self._run(self.fs._get_file(path, local, callback=_Bound(limit, path, callback), **told))
 
     def write_many(self, items: Sequence[tuple[str, bytes]]) -> None:
         """Write files at once; see :class:`Writer`."""
@@ -514,7 +589,11 @@ class AsyncFiles(_Remote):
     def write_from(self, local: str, path: str, *, callback: Callback) -> None:
         """Upload a file; see :class:`Writer`."""
         with self._translated("write", path):
-            self._run(self.fs._put_file(local, path, callback=callback))
+            told = self._parts(os.stat(local).st_size)
+            self._run(self.fs._put_file(local, path, callback=callback, **told))
+
+    def _parts(self, size: int) -> dict[str, int]:
+        return {} if self._writes.parts is None else self._writes.parts.options(size)
 
     def find(self, folder: str) -> dict[str, Found]:
         """List; see :class:`Lister`."""
@@ -525,7 +604,7 @@ class AsyncFiles(_Remote):
             except FileNotFoundError:
                 return {}
 
-    def info_many(self, paths: Sequence[str]) -> list[Found | None]:
+    def info_many(self, paths: Sequence[str], *, surely: bool = True) -> list[Found | None]:
         """Look files up at once; see :class:`Lister`."""
 
         async def info(path: str) -> Found | None:
@@ -533,6 +612,10 @@ class AsyncFiles(_Remote):
                 try:
                     return _found(await self.fs._info(path), path)
                 except FileNotFoundError:
+                    return None
+                except PermissionError:
+                    if surely:
+                        raise
                     return None
 
         return self._all([partial(info, path) for path in paths])

@@ -60,6 +60,8 @@ class LocalFiles:
         self.jobs = os.cpu_count() or 1
         self.partials = True
         self.bounded = True
+        self.acknowledged = True
+        self.held = 0
         self._durable = durable
         self._lock = threading.Lock()
         self._staged: list[tuple[str, str]] = []
@@ -213,8 +215,8 @@ class LocalFiles:
                             found[entry.path.replace(os.sep, "/")] = _found(status)
         return found
 
-    def info_many(self, paths: Sequence[str]) -> list[Found | None]:
-        """Look files up; see :class:`~pfreg.files.Lister`."""
+    def info_many(self, paths: Sequence[str], *, surely: bool = True) -> list[Found | None]:
+        """Look files up, always surely; see :class:`~pfreg.files.Lister`."""
         return [self._info(path) for path in paths]
 
     def _info(self, path: str) -> Found | None:
@@ -232,6 +234,10 @@ class LocalFiles:
             if not self._linked(source, target):
                 with translated("copy", target), self.incoming(target) as temporary:
                     self._share(source, temporary)
+
+    def copies_from(self, other: object) -> bool:
+        """Say no: what is copied between folders is verified on its way; see :class:`~pfreg.files.Copier`."""
+        return False
 
     def _linked(self, source: str, target: str) -> bool:
         """Hard-link where that is the way: it needs no temporary name, for a link is whole from the start."""

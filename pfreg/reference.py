@@ -93,12 +93,15 @@ class Location:
         The root, as the filesystem spells it, without a trailing slash.
     files : Files
         The filesystem, as the engine uses it.
+    secrets : tuple of str
+        What must not appear in errors.
     """
 
     reference: Reference
     fs: AbstractFileSystem
     path: str
     files: Files = field(repr=False)
+    secrets: tuple[str, ...] = field(repr=False, default=())
 
 
 class Resolver(Protocol):
@@ -177,7 +180,7 @@ def locate(text: str | os.PathLike[str], *, storage_options: Options | None = No
             raise BadOption(
                 f"the filesystem does not take these storage_options: {names}", operation="open", place=reference.text
             ) from presentable(e, secrets)
-    return Location(reference, fs, path, _files(fs, secrets))
+    return Location(reference, fs, path, _files(fs, secrets), secrets)
 
 
 def _no_package(reference: Reference, e: ImportError, secrets: Sequence[str]) -> MissingDependency:
@@ -298,6 +301,14 @@ class _OwnFilesystem:
         return filesystem(skip_instance_cache=True, **options), reference.target
 
 
+class _S3Resolver(_UrlResolver):
+    """``s3://bucket/prefix``, through one of two libraries."""
+
+    def open(self, reference: Reference, options: dict[str, Any]) -> tuple[AbstractFileSystem, str]:
+        open_s3 = importlib.import_module("pfreg.filesystems.s3").open_s3
+        return open_s3(options), _SCHEME.sub("", reference.target, count=1).rstrip("/")
+
+
 class _HfResolver(_OwnFilesystem):
     """``hf://user/repo[:rev]``, which means a dataset, and huggingface_hub's own spelling."""
 
@@ -375,6 +386,8 @@ def _common_schemes() -> list[str]:
 _RESOLVERS: dict[str, Resolver] = {
     "file": _FileResolver(),
     "local": _FileResolver(),
+    "s3": _S3Resolver(),
+    "s3a": _S3Resolver(),
     "hf": _HfResolver("pfreg.filesystems.hf", "HfCommitFileSystem"),
     "oci": _OciResolver("pfreg.filesystems.oci", "OciFileSystem"),
     "ipfs": _IpfsResolver("pfreg.filesystems.ipfs", "IPFSFileSystem"),

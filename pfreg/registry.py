@@ -7,8 +7,10 @@ Rules
   (``signing.bridge``), so that the place holds a whole image whenever, and wherever, a publisher stops.
 - A reader that sees the two disagree all the same reads both again, a few times, before it says "torn"; a publisher
   looks afterwards whether they agree, and mends it if another publisher came in between.
-- In local folders, and in memory, publishing is serialised by a lock, and ``expect=`` is exact. Elsewhere it is checked
-  last thing before the manifest is written, unless the filesystem can compare and swap.
+- In local folders, and in memory, publishing is serialised by a lock, and ``expect=`` is exact. So it is where the
+  server can compare and swap: then both files are written on the condition that they are what was looked at. Elsewhere
+  it is checked last thing before the manifest is written.
+- What may not be read is not absent. A publisher that may write, but not read what it replaces, goes on all the same.
 - On a filesystem whose transaction is its commit, everything between blobs and manifest happens inside one.
 """
 
@@ -24,7 +26,8 @@ from typing import Any, Protocol, runtime_checkable
 from pfreg import layout
 from pfreg.blobs import BlobTree
 from pfreg.digest import Digest
-from pfreg.errors import BadOption, Conflict, ImageNotFound, IntegrityError, SignatureError, TornImage
+from pfreg.errors import AccessDenied, BadOption, Conflict, ImageNotFound, IntegrityError, SignatureError, TornImage
+from pfreg.files import translated
 from pfreg.limits import DEFAULT_LIMITS, Limits
 from pfreg.local_files import LocalFiles, locked
 from pfreg.manifest import Manifest
@@ -41,12 +44,14 @@ __all__ = [
     "Published",
     "ReadsAtCommit",
     "Registry",
+    "Swaps",
     "parse_expect",
 ]
 
 ABSENT = "absent"
 """What ``expect=`` says when there must be no image yet."""
 
+_LOOK = "somebody else published; look at it, then push with the new expectation"
 _READS = 5
 _PAUSE = 0.05  # seconds before the first new look at a torn image; it doubles
 _IN_MEMORY = threading.Lock()
@@ -94,6 +99,23 @@ class ReadsAtCommit(Protocol):
 
     def commit_of(self, place: str) -> str:
         """Return the commit that a path is read at."""
+        ...
+
+
+@runtime_checkable
+class Swaps(Protocol):
+    """A filesystem whose server may write a file only if nobody else has written it meanwhile."""
+
+    def swaps(self, folder: str) -> bool:
+        """Tell whether the server really does, found out with a file in `folder`."""
+        ...
+
+    def version(self, path: str) -> str | None:
+        """Return what names the content of the file at `path` now, None where there is none."""
+        ...
+
+    def swap(self, path: str, data: bytes, *, version: str | None) -> str:
+        """Write, and return the new version; raise FileExistsError if another is there than `version`."""
         ...
 
 
@@ -168,6 +190,13 @@ class Registry(BlobTree):
             layout.SIGNATURE, self.limits.signature_bytes
         )
 
+    def readable(self) -> tuple[bytes | None, bytes | None]:
+        """Return what :meth:`current` does, and nothing if that may not be read."""
+        try:
+            return self.current()
+        except AccessDenied:  # S3 says so of what is absent, too, to whoever may not list
+            return None, None
+
     def has_image(self) -> bool:
         """Tell whether there is a manifest."""
         (found,) = self.files.info_many([self.path_in(layout.MANIFEST)])
@@ -231,6 +260,10 @@ class Registry(BlobTree):
         (data,) = self.files.read_many([path], limit=limit)
         return data
 
+    def copies_from(self, other: Registry) -> bool:
+        """Tell whether one server holds both roots, and copies from that one to this one by itself."""
+        return self.files.copies_from(other.files) and not self.transactional
+
     # -- writing -------------------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
@@ -276,6 +309,10 @@ class Registry(BlobTree):
         Conflict
             If the root holds another image than `expect`.
         """
+        if expect is not None and not self.transactional and isinstance(self.fs, Swaps):
+            with translated("publish", self.name, secrets=self.location.secrets):
+                if self.fs.swaps(self.path):
+                    return self._swap_in(self.fs, manifest, signature, expect)
         with self._exclusively():
             self.check_expect(expect)
             before = signature if self.transactional else self._bridged(manifest, signature)
@@ -285,10 +322,27 @@ class Registry(BlobTree):
                 self._write(layout.SIGNATURE, signature)
         if not self.transactional:
             self._mend(manifest, signature)
+        return None
+
+    def _swap_in(self, fs: Swaps, manifest: bytes, signature: bytes, expect: Digest | str) -> None:
+        at_signature, at_manifest = (self.path_in(name) for name in (layout.SIGNATURE, layout.MANIFEST))
+        beside, there = fs.version(at_signature), fs.version(at_manifest)  # before what they name is looked at
+        self.check_expect(expect)
+        before = self._bridged(manifest, signature)
+        try:
+            ours = fs.swap(at_signature, before, version=beside)
+            fs.swap(at_manifest, manifest, version=there)
+        except FileExistsError as e:
+            problem = f"somebody else published while {expect} was to be replaced"
+            raise Conflict(problem, operation="publish", place=self.name, hint=_LOOK) from e
+        if before != signature:
+            with contextlib.suppress(FileExistsError):  # who lost has written there: that is mended
+                fs.swap(at_signature, signature, version=ours)
+        self._mend(manifest, signature)
 
     def _bridged(self, manifest: bytes, signature: bytes) -> bytes:
         """Return the signature with the one of the image that is there, which stays whole until it is replaced."""
-        there, beside = self.current()
+        there, beside = self.readable()
         if there is None or there == manifest or beside is None:
             return signature
         beside = signature_of(there, beside, limits=self.limits)
@@ -307,7 +361,7 @@ class Registry(BlobTree):
                 f"holds {holds or 'no image'}, not {expect}",
                 operation="publish",
                 place=self.name,
-                hint="somebody else published; look at it, then push with the new expectation",
+                hint=_LOOK,
             )
 
     def _write(self, name: str, data: bytes) -> None:
@@ -331,7 +385,7 @@ class Registry(BlobTree):
             return
         known = {Digest.of(manifest): signature}
         for turn in range(_READS):
-            there, beside = self.current()
+            there, beside = self.readable()
             if there is None:
                 return
             beside = None if beside is None else signature_of(there, beside, limits=self.limits)

@@ -201,7 +201,7 @@ class Store(BlobTree):
         """
         return self.content(Digest.parse(digest), limit=self.limits.blob_bytes)
 
-    def present(self, digests: Collection[Digest]) -> dict[Digest, int]:
+    def present(self, digests: Collection[Digest], *, surely: bool = True) -> dict[Digest, int]:
         """Return which of `digests` are here, with their stored sizes; they are young from now on."""
         sizes: dict[Digest, int] = {}
         with locked(self.path, exclusive=False):

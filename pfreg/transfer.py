@@ -8,17 +8,20 @@ Rules
   target is local, what is verified are the very bytes that get the name.
 - Blobs that ``base`` has are copied by the filesystem itself.
 - A remote filesystem that says "written" is not believed: before anything is published, one more look has to show every
-  blob with its stored size.
-- Small blobs move in batches, large ones alone, through files: memory is bounded by jobs, not by blobs.
+  blob with its stored size. An object store is: its answer to a PUT is a promise, kept with a checksum.
+- Small blobs move in batches, large ones alone, through files or in parts. What is in memory at once is bounded by
+  :data:`IN_MEMORY`, and by jobs.
 - When something fails, nothing more is started, what was verified stays, and the error is raised: a second run sends
   the rest.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import contextlib
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar
 
@@ -33,8 +36,33 @@ __all__ = ["Moved", "Plan", "check_blobs", "confirm", "plan", "run_all", "transf
 T = TypeVar("T")
 Wanted = Mapping[Digest, "int | None"]
 
+IN_MEMORY = 128 << 20
+"""Stored bytes that are in memory, and on their way, at once."""
+
 _BATCH_BLOBS = 64
 _BATCH_BYTES = 4 << 20
+
+
+class _Budget:
+    """Bytes that may be taken by several threads, and have to be given back."""
+
+    def __init__(self, most: int) -> None:
+        self._most, self._free = most, most
+        self._given_back = threading.Condition()
+
+    @contextlib.contextmanager
+    def taking(self, size: int) -> Iterator[None]:
+        """Wait until `size` bytes are free, or all of them, if it is more than there are."""
+        size = min(size, self._most)
+        with self._given_back:
+            self._given_back.wait_for(lambda: self._free >= size)
+            self._free -= size
+        try:
+            yield
+        finally:
+            with self._given_back:
+                self._free += size
+                self._given_back.notify_all()
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +116,8 @@ def plan(source: BlobTree, target: BlobTree, wanted: Wanted) -> Plan:
     IntegrityError
         If what a tree with frames of its own has cannot be read.
     """
-    there, here = source.present(wanted), target.present(wanted)
+    # What cannot be told about the target is sent: at worst once too often.
+    there, here = source.present(wanted), target.present(wanted, surely=False)
     for digest in wanted:
         if digest not in there and digest not in here:
             raise source.missing(digest)
@@ -147,14 +176,14 @@ def transfer(
 
 
 def confirm(target: BlobTree, sent: Mapping[Digest, int]) -> None:
-    """Look whether the blobs that were sent are there, with their stored sizes; local files need no second look.
+    """Look whether the blobs that were sent are there, with their stored sizes, where that is not certain already.
 
     Raises
     ------
     TransferError
         If one is not.
     """
-    if isinstance(target.files, LocalFiles) or not sent:
+    if target.files.acknowledged or not sent:
         return
     there = target.present(sent)
     for digest, size in sent.items():
@@ -304,25 +333,28 @@ class _Mover:
     staging: Staging | None  # the target's files, where a local file can be moved into them
     wanted: Wanted
     progress: Progress
+    budget: _Budget = field(default_factory=lambda: _Budget(IN_MEMORY))
 
     def small(self, batch: Sequence[Digest], sizes: Mapping[Digest, int]) -> None:
         """Move a batch through memory."""
-        stored = self.source.stored(batch, limit=SMALL)
-        items = [(self.target.path_of(d), self._checked(d, data)) for d, data in zip(batch, stored, strict=True)]
-        self.target.files.write_many(items)
+        with self.budget.taking(sum(sizes[digest] for digest in batch)):
+            stored = self.source.stored(batch, limit=SMALL)
+            items = [(self.target.path_of(d), self._checked(d, data)) for d, data in zip(batch, stored, strict=True)]
+            self.target.files.write_many(items)
         self.progress.advance(sum(sizes[d] for d in batch), blobs=len(batch))
 
     def large(self, digest: Digest, size: int) -> None:
         """Move one blob through a file."""
         branch = self.progress.branch(size)
         path = self.target.path_of(digest)
-        if self.staging is not None:
-            with self.staging.incoming(path) as temporary:
-                self.source.fetch_checked(digest, temporary, limit=size, size=self.wanted[digest], callback=branch)
-        else:
-            with self.source.stored_file(digest, limit=size) as local:
-                self.source.check_file(digest, local, size=self.wanted[digest])
-                self.target.files.write_from(local, path, callback=branch)
+        with self.budget.taking(min(size, max(self.source.files.held, self.target.files.held))):
+            if self.staging is not None:
+                with self.staging.incoming(path) as temporary:
+                    self.source.fetch_checked(digest, temporary, limit=size, size=self.wanted[digest], callback=branch)
+            else:
+                with self.source.stored_file(digest, limit=size) as local:
+                    self.source.check_file(digest, local, size=self.wanted[digest])
+                    self.target.files.write_from(local, path, callback=branch)
         branch.finish()
 
     def _checked(self, digest: Digest, data: bytes) -> bytes:

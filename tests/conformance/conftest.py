@@ -61,18 +61,25 @@ def sftp(folder: Path) -> Iterator[Registry]:
 @contextlib.contextmanager
 def s3_moto(folder: Path) -> Iterator[Registry]:
     with moto_s3() as options:
-        yield _on_s3(options)
+        yield _on_s3(options, "s3fs")
 
 
 @contextlib.contextmanager
-def s3_seaweedfs(folder: Path) -> Iterator[Registry]:
+def s3_s3fs(folder: Path) -> Iterator[Registry]:
     with seaweedfs(folder) as server:
-        yield _on_s3(server.options())
+        yield _on_s3(server.options(), "s3fs")
 
 
-def _on_s3(options: Mapping[str, Any]) -> Registry:
+@contextlib.contextmanager
+def s3_obstore(folder: Path) -> Iterator[Registry]:
+    with seaweedfs(folder) as server:
+        yield _on_s3(server.options(), "obstore")
+
+
+def _on_s3(options: Mapping[str, Any], library: str) -> Registry:
     fs = fsspec.filesystem("s3", **options, use_listings_cache=False)
-    return Registry(lambda name: Place(f"s3://images/{name}", options, f"images/{name}", fs))
+    ours = {**options, "library": library}
+    return Registry(lambda name: Place(f"s3://images/{name}", ours, f"images/{name}", fs))
 
 
 class RootOf:
@@ -108,7 +115,8 @@ REGISTRIES: dict[str, Callable[[Path], AbstractContextManager[Registry]]] = {
     "file": file,
     "sftp": sftp,
     "s3-moto": s3_moto,
-    "s3-seaweedfs": s3_seaweedfs,
+    "s3-s3fs": s3_s3fs,
+    "s3-obstore": s3_obstore,
     "ipfs": ipfs,
     **OCI_REGISTRIES,
     "hf-lfs": hf_lfs,
