@@ -102,32 +102,31 @@ class BlobTree:
         digests : collection of Digest
             What is asked about.
         surely : bool
-            Whether it is an error when the filesystem refuses to tell. If not, a blob that it tells nothing about is
-            left out: S3 says of what is absent that it is forbidden to whoever may not list.
+            Whether it is an error when the filesystem refuses to list, and then to tell about a blob. If not, that blob
+            is left out: S3 says of what is absent that it is forbidden to whoever may not list.
 
         Warns
         -----
         ListingRefused
             If each has to be looked up, because listing is forbidden.
         """
+        refused = False
         if len(digests) > _FEW:
             # Where listing is impossible or forbidden, looking up is still possible.
-            with contextlib.suppress(NotImplementedError), self._unless_refused(len(digests)):
+            try:
                 wanted_hex = {digest.hex: digest for digest in digests}
                 listed = self.files.find(self.path_in(layout.BLOBS))
                 named = ((wanted_hex.get(layout.hex_of_blob(path)), found.size) for path, found in listed.items())
                 return {digest: size for digest, size in named if digest is not None}
+            except NotImplementedError:
+                pass
+            except AccessDenied:
+                refused = True
+                what = f"{self.name}: listing is refused, so {len(digests)} blobs are looked up one by one"
+                warnings.warn(what, ListingRefused, stacklevel=2)
         wanted = list(digests)
-        found = self.files.info_many([self.path_of(digest) for digest in wanted], surely=surely)
+        found = self.files.info_many([self.path_of(digest) for digest in wanted], surely=surely or not refused)
         return {digest: info.size for digest, info in zip(wanted, found, strict=True) if info is not None}
-
-    @contextlib.contextmanager
-    def _unless_refused(self, blobs: int) -> Iterator[None]:
-        try:
-            yield
-        except AccessDenied:
-            what = f"{self.name}: listing is refused, so {blobs} blobs are looked up one by one"
-            warnings.warn(what, ListingRefused, stacklevel=2)
 
     def stored(self, digests: Sequence[Digest], *, limit: int) -> list[bytes]:
         """Return the stored bytes of blobs, unverified.

@@ -53,6 +53,9 @@ _OCI_REPOSITORY = re.compile(r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*(?:/[a-z0-9]
 _OCI_TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}\Z")
 _OCI_DIGEST = re.compile(r"sha256:[0-9a-f]{64}\Z")
 
+_EXTRAS = {"s3": "s3", "s3a": "s3", "hf": "hf", "ipfs": "ipfs", "ipns": "ipfs", "oci": "oci"}
+"""Which extra of pfreg's brings a scheme's packages."""
+
 _CID = re.compile(r"Qm[1-9A-HJ-NP-Za-km-z]{44}\Z|b[a-z2-7]{50,120}\Z|z[1-9A-HJ-NP-Za-km-z]{40,120}\Z")
 _IPNS = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]{0,251}[A-Za-z0-9])?\Z")
 
@@ -184,7 +187,7 @@ def locate(text: str | os.PathLike[str], *, storage_options: Options | None = No
 
 
 def _no_package(reference: Reference, e: ImportError, secrets: Sequence[str]) -> MissingDependency:
-    extra = reference.scheme if reference.scheme in ("s3", "hf", "ipfs", "oci") else None
+    extra = e.name if e.name == "obstore" else _EXTRAS.get(reference.scheme)
     hint = f"pip install 'pfreg[{extra}]'" if extra else f"install the fsspec filesystem for {reference.scheme}://"
     problem = f"needs a package: {e.name or redacted(str(e), secrets)}"
     return MissingDependency(problem, operation="open", place=reference.text, hint=hint)

@@ -10,7 +10,7 @@ Rules
 - In local folders, and in memory, publishing is serialised by a lock, and ``expect=`` is exact. So it is where the
   server can compare and swap: then both files are written on the condition that they are what was looked at. Elsewhere
   it is checked last thing before the manifest is written.
-- What may not be read is not absent. A publisher that may write, but not read what it replaces, goes on all the same.
+- What may not be read is not absent. A publisher that may write, but neither list nor read, goes on all the same.
 - On a filesystem whose transaction is its commit, everything between blobs and manifest happens inside one.
 """
 
@@ -191,11 +191,18 @@ class Registry(BlobTree):
         )
 
     def readable(self) -> tuple[bytes | None, bytes | None]:
-        """Return what :meth:`current` does, and nothing if that may not be read."""
+        """Return what :meth:`current` does, and nothing if neither that may be read, nor anything listed.
+
+        S3 says of what is absent that it is forbidden to whoever may not list.
+        """
         try:
             return self.current()
-        except AccessDenied:  # S3 says so of what is absent, too, to whoever may not list
-            return None, None
+        except AccessDenied:
+            try:
+                self.files.find(self.path_in(layout.BLOBS))
+            except AccessDenied:
+                return None, None
+            raise
 
     def has_image(self) -> bool:
         """Tell whether there is a manifest."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import secrets
+from collections.abc import Callable
 
 __all__ = ["Swapping"]
 
@@ -20,6 +21,7 @@ class Swapping:
     """What a filesystem with conditional writes has in common with others."""
 
     _honoured: bool | None = None
+    rm_file: Callable[[str], None]
 
     def version(self, path: str) -> str | None:
         """Return what names the content of the file at `path` now, None where there is none."""
@@ -33,10 +35,6 @@ class Swapping:
         FileExistsError
             If it is not. Nothing has been written then.
         """
-        raise NotImplementedError
-
-    def rm_file(self, path: str) -> None:
-        """Remove a file."""
         raise NotImplementedError
 
     def swaps(self, folder: str) -> bool:

@@ -6,6 +6,7 @@ import copy
 import os
 import pickle
 import socket
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -266,10 +267,10 @@ def test_options_are_a_mapping(options: Any) -> None:
 
 
 def test_a_package_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing(*args: Any, **kwargs: Any) -> Any:
-        raise ModuleNotFoundError("No module named 's3fs'", name="s3fs")
-
-    monkeypatch.setattr(fsspec, "url_to_fs", missing)
+    for name in ("s3fs", "obstore"):
+        monkeypatch.setitem(sys.modules, name, None)
+    for name in ("s3_s3fs", "s3_obstore"):
+        monkeypatch.delitem(sys.modules, f"pfreg.filesystems.{name}", raising=False)
     with pytest.raises(pfreg.MissingDependency) as caught:
         locate("s3://bucket/x")
     assert "pfreg[s3]" in caught.value.hint
