@@ -53,6 +53,7 @@ IN_FLIGHT = 32
 """Requests under way at once on one asynchronous filesystem."""
 
 _JOBS = 8
+_COPIES = 2  # of a part, while it is on its way: as it was read, and as it is sent
 _MANY = 8  # requests from which on threads are worth it
 _CONNECTIONS = 4  # where each thread needs a connection, and a login, of its own
 
@@ -87,7 +88,7 @@ class Writes(NamedTuple):
 
 _OBJECT_STORE = Writes(bytes_at_once=True, file_at_once=True, shared=True)
 _FOLDER = Writes(bytes_at_once=False, file_at_once=False, shared=False)
-_S3 = _OBJECT_STORE._replace(parts=Parts(8 << 20, 3, 9_500), acknowledged=True, copies=True)
+_S3 = _OBJECT_STORE._replace(parts=Parts(8 << 20, 2, 9_500), acknowledged=True, copies=True)
 
 WRITES: Mapping[str, Writes] = {
     # In memory, bytes appear at once, but a file piece by piece; and all who open one share a position.
@@ -330,7 +331,7 @@ class _Remote:
         self.bounded = not fs.async_impl or _protocol(fs) in RANGED
         self.acknowledged = self._writes.acknowledged
         parts = self._writes.parts
-        self.held = parts.size * parts.at_once if parts is not None else 0
+        self.held = parts.size * parts.at_once * _COPIES if parts is not None else 0
 
     def flush(self) -> None:
         """Do nothing: a remote file is there when its write returns."""

@@ -22,6 +22,7 @@ from pfreg.filesystems.s3_options import Untranslatable, translate
 
 __all__ = ["open_s3"]
 
+_CONNECTIONS = 32  # botocore's own 10 would be the bound of what is in flight
 _LIBRARIES = ("obstore", "s3fs")
 
 
@@ -56,7 +57,10 @@ def open_s3(options: Mapping[str, Any]) -> AbstractFileSystem:
         return ObstoreFileSystem(**rest)
     from pfreg.filesystems.s3_s3fs import S3KeysFileSystem
 
-    return S3KeysFileSystem(**{**rest, "skip_instance_cache": True, "use_listings_cache": False})
+    config = {"max_pool_connections": _CONNECTIONS, **(rest.get("config_kwargs") or {})}
+    return S3KeysFileSystem(
+        **{**rest, "config_kwargs": config, "skip_instance_cache": True, "use_listings_cache": False}
+    )
 
 
 def _obstore_serves(options: Mapping[str, Any]) -> bool:

@@ -1,7 +1,8 @@
 """A proxy that fails on purpose, and a registry that lies on purpose.
 
 A rule looks at each request and says what happens: ``None`` passes it on, an :class:`Answer` is given instead, a
-:class:`Cut` passes it on and resets the connection in the middle. Every request is kept in ``seen``.
+:class:`Cut` passes it on and resets the connection in the middle, a :class:`Meddled` one passes changed. Every request
+is kept in ``seen``.
 """
 
 from __future__ import annotations
@@ -45,9 +46,20 @@ class Cut:
     upward: bool = False
 
 
-Rule = Callable[[Seen], "Answer | Cut | None"]
+@dataclass(frozen=True)
+class Meddled:
+    """The request arrives with another body, or without some headers; the answer with other status codes."""
 
-_HOP_BY_HOP = {"connection", "transfer-encoding", "keep-alive"}
+    body: Callable[[bytes], bytes] = bytes
+    without: frozenset[str] = frozenset()
+    status: Mapping[int, int] = field(default_factory=dict)
+
+
+Rule = Callable[[Seen], "Answer | Cut | Meddled | None"]
+
+_UNTOUCHED = Meddled()
+
+_HOP_BY_HOP = {"connection", "expect", "keep-alive", "transfer-encoding"}
 
 
 class FaultProxy:
@@ -92,13 +104,16 @@ class FaultProxy:
         seen = Seen(request.method, request.path_qs, dict(request.headers))
         self.seen.append(seen)
         fault = self.rule(seen)
+        if request.headers.get("Expect", "").lower() == "100-continue" and request.transport is not None:
+            request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         if isinstance(fault, Answer):
             await request.content.read()
             return await self._answer(request, fault)
         if isinstance(fault, Cut) and fault.upward:
             await request.content.read(fault.after)
             return self._reset(request)
-        return await self._pass_on(request, fault.after if isinstance(fault, Cut) else None)
+        meddled = fault if isinstance(fault, Meddled) else _UNTOUCHED
+        return await self._pass_on(request, fault.after if isinstance(fault, Cut) else None, meddled)
 
     async def _answer(self, request: web.BaseRequest, answer: Answer) -> web.StreamResponse:
         response = web.StreamResponse(status=answer.status, headers=answer.headers)
@@ -110,15 +125,18 @@ class FaultProxy:
             await response.write(answer.body)
         return response
 
-    async def _pass_on(self, request: web.BaseRequest, cut_after: int | None) -> web.StreamResponse:
-        body = await request.content.read()
-        headers = {name: value for name, value in request.headers.items() if name.lower() not in _HOP_BY_HOP}
+    async def _pass_on(
+        self, request: web.BaseRequest, cut_after: int | None, meddled: Meddled
+    ) -> web.StreamResponse:
+        body = meddled.body(await request.content.read())
+        dropped = _HOP_BY_HOP | meddled.without
+        headers = {name: value for name, value in request.headers.items() if name.lower() not in dropped}
         url = f"{self.target}{request.raw_path}"
         async with self._session.request(
             request.method, aiohttp.client.URL(url, encoded=True), data=body, headers=headers, allow_redirects=False
         ) as upstream:
             kept = {name: value for name, value in upstream.headers.items() if name.lower() not in _HOP_BY_HOP}
-            response = web.StreamResponse(status=upstream.status, headers=kept)
+            response = web.StreamResponse(status=meddled.status.get(upstream.status, upstream.status), headers=kept)
             await response.prepare(request)
             left = cut_after
             async for piece in upstream.content.iter_chunked(1 << 14):
