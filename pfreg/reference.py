@@ -307,6 +307,12 @@ class _OwnFilesystem:
 class _S3Resolver(_UrlResolver):
     """``s3://bucket/prefix``, through one of two libraries."""
 
+    def parse(self, text: str) -> Reference:
+        found = super().parse(text)
+        if text.partition("://")[2].startswith("/"):
+            raise BadReference(f"{text!r} names no bucket", hint=f"expected {found.scheme}://bucket/prefix")
+        return found
+
     def open(self, reference: Reference, options: dict[str, Any]) -> tuple[AbstractFileSystem, str]:
         open_s3 = importlib.import_module("pfreg.filesystems.s3").open_s3
         return open_s3(options), _SCHEME.sub("", reference.target, count=1).rstrip("/")

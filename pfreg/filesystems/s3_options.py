@@ -116,7 +116,11 @@ def translate(options: Options, *, environ: Mapping[str, str] | None = None) -> 
     _check_files(env, known=bool(endpoint and region))
     if not endpoint and not region:
         raise Untranslatable("no region is given, and only s3fs asks a bucket for its own")
-    config: dict[str, Any] = {"region": region or "us-east-1", "skip_signature": credentials is None}
+    config: dict[str, Any] = {
+        "region": region or "us-east-1",
+        "skip_signature": credentials is None,
+        "checksum_algorithm": "SHA256",  # without one, a byte that changes on its way up is stored as it arrives
+    }
     if endpoint:
         config["endpoint"] = _with_scheme(endpoint, plain)
     plaintext = str(config.get("endpoint", "")).startswith("http://")

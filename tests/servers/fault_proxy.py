@@ -125,9 +125,7 @@ class FaultProxy:
             await response.write(answer.body)
         return response
 
-    async def _pass_on(
-        self, request: web.BaseRequest, cut_after: int | None, meddled: Meddled
-    ) -> web.StreamResponse:
+    async def _pass_on(self, request: web.BaseRequest, cut_after: int | None, meddled: Meddled) -> web.StreamResponse:
         body = meddled.body(await request.content.read())
         dropped = _HOP_BY_HOP | meddled.without
         headers = {name: value for name, value in request.headers.items() if name.lower() not in dropped}

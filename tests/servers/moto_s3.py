@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from tests.servers.running import free_port, missing
@@ -23,7 +23,8 @@ def moto_s3() -> Iterator[dict[str, Any]]:
     server.start()
     options = {"endpoint_url": f"http://127.0.0.1:{port}", "key": "access-key-1", "secret": "hidden-secret-of-s3"}
     try:
-        s3fs.S3FileSystem(**options, skip_instance_cache=True).mkdir("images")
+        with suppress(FileExistsError):  # all servers in one process hold the same
+            s3fs.S3FileSystem(**options, skip_instance_cache=True).mkdir("images")
         yield options
     finally:
         server.stop()
