@@ -7,7 +7,7 @@ Rules
 - A batch that is lost (its worker was killed) is submitted again, twice at most. An error of pfreg's own ends the work:
   nothing more is started, what arrived stays, and a second run sends the rest.
 - Credentials travel with a batch, and show in no repr, name or key: dask logs the reprs of what fails, and shows names
-  and keys to whoever looks at its dashboard.
+  and keys to whoever looks at its dashboard. An error comes back without its causes, which may hold some.
 - No two submissions have the same key: what a place held a minute ago says nothing about what it holds now.
 - A worker's folder, or server, may be another than ours of the same name: what workers wrote is looked for from here.
   Their memory is another, and that they tell.
@@ -15,10 +15,11 @@ Rules
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import secrets
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Executor, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from typing import Any, NoReturn, TypeVar
@@ -137,14 +138,25 @@ class Batch:
 
 def move(source: Address, target: Address, batch: Batch) -> None:
     """Send a batch from one place to another; this is what a worker runs."""
-    with translated("copy", target.name, secrets=source.secrets + target.secrets):
+    with _errors_alone("copy", target, source.secrets + target.secrets):
         send(source.open(), target.open(), batch.stored, batch.contents, jobs=batch.jobs, progress=Progress())
 
 
 def check(place: Address, batch: Batch) -> dict[Digest, str]:
     """Verify a batch where it lies, and return what is wrong with it; this is what a worker runs."""
-    with translated("verify", place.name, secrets=place.secrets):
+    with _errors_alone("verify", place, place.secrets):
         return check_blobs(place.open(), batch.contents, batch.stored, jobs=batch.jobs)
+
+
+@contextlib.contextmanager
+def _errors_alone(operation: str, place: Address, hidden: Sequence[str]) -> Iterator[None]:
+    """Let errors of pfreg's own out, and nothing of what led to them: dask sends that along, and keeps it."""
+    try:
+        with translated(operation, place.name, secrets=hidden):
+            yield
+    except PfregError as e:
+        e.__cause__ = e.__context__ = None
+        raise
 
 
 def check_executor(executor: Executor | None, *, target: Registry | None = None) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import pickle
 import threading
+import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
@@ -120,6 +121,25 @@ def test_options_that_cannot_travel(processes: ProcessPoolExecutor, root: Path) 
     with pytest.raises(pfreg.BadOption, match="'session' cannot be sent") as caught:
         pfreg.verify(f"mortal://{root}", storage_options={"session": Unwilling()}, executor=processes)
     assert SECRET not in repr(caught.value) + str(caught.value.__cause__)
+
+
+@pytest.mark.parametrize("verb", ["copy", "verify"])
+def test_an_error_brings_nothing_along(
+    processes: ProcessPoolExecutor, tmp_path: Path, root: Path, leaf: str, verb: str
+) -> None:
+    """What a filesystem raised, and what that holds, stays where it happened."""
+    options = {"at": leaf, "fails": True, "token": SECRET}
+    with ThreadPoolExecutor(1) as threads:
+        for pool in (threads, processes):
+            with pytest.raises(pfreg.TransferError, match=r"refused for \*\*\*") as caught:
+                if verb == "copy":
+                    pfreg.copy(f"mortal://{root}", tmp_path / "to", storage_options=options, executor=pool)
+                else:
+                    pfreg.verify(f"mortal://{root}", storage_options=options, executor=pool)
+            assert leaf in caught.value.place
+            chain = [caught.value, caught.value.__cause__, caught.value.__context__]
+            assert SECRET not in "".join(line for link in chain if link for line in traceback.format_exception(link))
+            assert not isinstance(caught.value.__context__, OSError)
 
 
 @pytest.mark.parametrize("lost", ["cancelled", OSError(f"worker gone, {SECRET}"), MemoryError()])
