@@ -14,17 +14,28 @@ import argparse
 import contextlib
 import json
 import os
+import re
 import shutil
 import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor
 from typing import Any, NoReturn
 
 from pfreg import codec, engine
 from pfreg._version import __version__
 from pfreg.digest import CHUNK
-from pfreg.errors import BadOption, Conflict, IntegrityError, PfregError, SignatureError, one_line
+from pfreg.errors import (
+    BadOption,
+    Conflict,
+    IntegrityError,
+    MissingDependency,
+    PfregError,
+    SignatureError,
+    one_line,
+)
+from pfreg.files import translated
 from pfreg.image import Image, Listed, open_image
 from pfreg.image_diff import Difference, diff
 from pfreg.image_index import WORLD
@@ -165,7 +176,7 @@ def _clone(a: argparse.Namespace) -> Cloned:
 
 
 def _copy(a: argparse.Namespace) -> Copied:
-    with _bar("copy", a) as bar:
+    with _bar("copy", a) as bar, _cluster(a.dask) as executor:
         return engine.copy(
             a.source,
             a.target,
@@ -176,6 +187,7 @@ def _copy(a: argparse.Namespace) -> Copied:
             base=a.base,
             expect=a.expect,
             jobs=a.jobs,
+            executor=executor,
             callback=bar,
         )
 
@@ -191,7 +203,7 @@ def _inspect(a: argparse.Namespace) -> Inspection:
 
 
 def _verify(a: argparse.Namespace) -> Verified:
-    with _bar("verify", a) as bar:
+    with _bar("verify", a) as bar, _cluster(a.dask) as executor:
         return engine.verify(
             a.place,
             store=a.store,
@@ -200,6 +212,7 @@ def _verify(a: argparse.Namespace) -> Verified:
             require_signature=a.require_signature,
             history=a.history,
             jobs=a.jobs,
+            executor=executor,
             callback=bar,
         )
 
@@ -236,6 +249,24 @@ def _cat(a: argparse.Namespace) -> None:
 
 def _diff(a: argparse.Namespace) -> Difference:
     return diff(_opened(a.first, a), _opened(a.second, a))
+
+
+@contextlib.contextmanager
+def _cluster(address: str | None) -> Iterator[Executor | None]:
+    """Give the workers of a dask cluster, None without an address."""
+    if address is None:
+        yield None
+        return
+    if not re.search(r":[0-9]+\Z", address):
+        raise BadOption(f"not the address of a scheduler: {address[:80]!r}", hint="such as tcp://host:8786")
+    try:
+        from distributed import Client
+    except ImportError:
+        raise MissingDependency("--dask needs the package distributed", hint="pip install 'pfreg[dask]'") from None
+    with translated("connect", address):
+        client = Client(address, set_as_default=False)
+    with client:
+        yield client.get_executor()
 
 
 def _opened(place: str, a: argparse.Namespace) -> Image:
@@ -291,7 +322,7 @@ def _add_moving(commands: Any) -> None:
     p = _command(commands, "copy", _copy, "copy an image from registry to registry")
     p.add_argument("source", metavar="SOURCE")
     p.add_argument("target", metavar="TARGET")
-    _add(p, "option", "signature", "history", "base", "expect", "jobs")
+    _add(p, "option", "signature", "history", "base", "expect", "jobs", "dask")
     p.add_argument("--target-option", action="append", default=[], metavar="K=V", help="as -o, for the target")
 
 
@@ -304,7 +335,7 @@ def _add_looking(commands: Any) -> None:
     _add(p, "place", "store", "option", "signature")
 
     p = _command(commands, "verify", _verify, "verify an image where it lies")
-    _add(p, "place", "store", "option", "signature", "history", "jobs")
+    _add(p, "place", "store", "option", "signature", "history", "jobs", "dask")
     p.add_argument("--shallow", action="store_true", help="look only whether every blob is there, with a possible size")
 
     p = _command(commands, "ls", _ls, "list a folder inside an image, without pulling it")
@@ -374,6 +405,7 @@ _ARGUMENTS: dict[str, Callable[[argparse.ArgumentParser], object]] = {
     "base": lambda p: p.add_argument("--base", metavar="URL", help="another root there; what it has is not sent"),
     "expect": lambda p: p.add_argument("--expect", metavar="CID", help="refuse if there is another image"),
     "jobs": lambda p: p.add_argument("--jobs", type=int, metavar="N", help="threads"),
+    "dask": lambda p: p.add_argument("--dask", metavar="ADDRESS", help="let the workers of this dask cluster do it"),
     "grace": lambda p: p.add_argument(
         "--grace", type=float, default=GRACE, metavar="SECONDS", help="what is younger stays (%(default)s)"
     ),

@@ -10,12 +10,15 @@ Rules
 from __future__ import annotations
 
 import contextlib
+from concurrent.futures import Executor
 from dataclasses import dataclass, replace
+from functools import partial
 
 from pfreg import codec
 from pfreg.blobs import BlobTree, stored_bound
 from pfreg.closure import Content, closure, depth_of, lineage
 from pfreg.digest import Digest
+from pfreg.distribution import send_by
 from pfreg.errors import IntegrityError, SignatureError
 from pfreg.limits import Limits
 from pfreg.local_files import LocalFiles
@@ -24,7 +27,7 @@ from pfreg.progress import Progress
 from pfreg.registry import Foretells, Registry
 from pfreg.signing import HmacVerifier, check_signature
 from pfreg.store import Store
-from pfreg.transfer import Moved, Plan, confirm, plan, transfer, workers
+from pfreg.transfer import Moved, Plan, Sender, confirm, plan, send, transfer, workers
 
 __all__ = ["Delivered", "Order", "ReadThrough", "deliver", "reach"]
 
@@ -39,6 +42,12 @@ class Order:
     jobs: int | None
     progress: Progress
     dry_run: bool = False
+    executor: Executor | None = None
+
+    @property
+    def sender(self) -> Sender:
+        """What sends the blobs: the threads of this process, or the executor's workers."""
+        return send if self.executor is None else partial(send_by, self.executor)
 
     def __post_init__(self) -> None:
         depth_of(self.history)
@@ -95,7 +104,9 @@ def deliver(source: BlobTree, target: Registry, manifest: Manifest, signature: b
 def _commit(source: BlobTree, target: Registry, todo: Plan, manifest: bytes, signature: bytes, order: Order) -> Moved:
     with target.commit():
         target.announce(todo.wanted)
-        moved = transfer(source, target, todo, base=order.base, jobs=order.jobs, progress=order.progress)
+        moved = transfer(
+            source, target, todo, base=order.base, jobs=order.jobs, progress=order.progress, sender=order.sender
+        )
         if not target.transactional:
             confirm(target, todo.todo)
         target.keep(list(todo.skipped))

@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -23,6 +24,7 @@ from pfreg.blobs import BlobTree, stored_bound
 from pfreg.closure import closure_of, depth_of
 from pfreg.delivery import Order, ReadThrough, deliver, reach
 from pfreg.digest import Digest
+from pfreg.distribution import check_by, check_executor
 from pfreg.errors import (
     BadOption,
     BlobNotFound,
@@ -372,6 +374,7 @@ def copy(
     base: Place | None = None,
     expect: str | Digest | None = None,
     jobs: int | None = None,
+    executor: Executor | None = None,
     callback: Callback | None = None,
 ) -> Copied:
     """Copy an image from registry to registry, verified, verbatim, and through bounded memory.
@@ -395,9 +398,15 @@ def copy(
         The CID that the target must hold for this copy to replace it; ``"absent"`` for none.
     jobs, callback
         See :func:`push`.
+    executor : concurrent.futures.Executor, optional
+        Whose workers move the blobs, such as ``client.get_executor()`` of a dask cluster; `jobs` is then the number of
+        threads for one batch of blobs in a worker, and `callback` hears of whole batches. The workers open both places
+        themselves, and credentials in the options travel to them. Without it, threads of this process do all.
 
     Raises
     ------
+    BadOption
+        If the target cannot be written to by several processes: Hugging Face, OCI, IPFS, this process's memory.
     ImageNotFound, BlobNotFound, SignatureError, IntegrityError
         About the source; see :func:`pull`.
     Conflict, AccessDenied, TransferError, StorageFull
@@ -406,8 +415,9 @@ def copy(
     start = time.perf_counter()
     origin = Registry.open(source, storage_options=storage_options)
     place = Registry.open(target, storage_options=target_options)
+    check_executor(executor, target=place)
     near = _base(base, place, target_options) or (origin if place.copies_from(origin) else None)
-    order = Order(history, near, parse_expect(expect), jobs, Progress(callback))
+    order = Order(history, near, parse_expect(expect), jobs, Progress(callback), executor=executor)
     image = _read(origin, verifier, require_signature, None)
     done = deliver(origin, place, image.manifest, image.signature, order)
     return Copied(
@@ -488,6 +498,7 @@ def verify(
     require_signature: bool = False,
     history: int | str = 0,
     jobs: int | None = None,
+    executor: Executor | None = None,
     callback: Callback | None = None,
 ) -> Verified:
     """Verify an image where it lies: its signature, its manifest, and every blob that it reaches.
@@ -500,6 +511,8 @@ def verify(
         Read every blob. Otherwise look only whether each is there, with a size that its content can have.
     store, storage_options, verifier, require_signature, history, jobs, callback
         See :func:`pull`.
+    executor : concurrent.futures.Executor, optional
+        Whose workers read the blobs; see :func:`copy`.
 
     Raises
     ------
@@ -512,13 +525,16 @@ def verify(
     """
     start = time.perf_counter()
     depth_of(history)
+    check_executor(executor)
     tree, manifest, trust = _open(place, store, storage_options, verifier, require_signature)
     wanted, ancestors = reach(manifest, tree.content, history, tree.limits)
     sizes = tree.present(wanted)
     _demand(tree, [f"{digest} is missing" for digest in wanted if digest not in sizes], BlobNotFound)
     progress = Progress(callback)
     progress.expect(size=sum(sizes.values()), blobs=len(sizes))
-    if deep:
+    if deep and executor is not None:
+        bad = check_by(executor, tree, wanted, sizes, jobs=jobs, progress=progress)
+    elif deep:
         bad = check_blobs(tree, wanted, sizes, jobs=jobs, progress=progress)
     else:
         bad = {d: f"{sizes[d]} stored bytes" for d, size in wanted.items() if not _plausible(sizes[d], size)}

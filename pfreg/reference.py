@@ -98,6 +98,8 @@ class Location:
         The filesystem, as the engine uses it.
     secrets : tuple of str
         What must not appear in errors.
+    options : mapping
+        The ``storage_options`` that it was opened with, to open it again in another process.
     """
 
     reference: Reference
@@ -105,6 +107,7 @@ class Location:
     path: str
     files: Files = field(repr=False)
     secrets: tuple[str, ...] = field(repr=False, default=())
+    options: Options = field(default_factory=dict, repr=False, compare=False)
 
 
 class Resolver(Protocol):
@@ -183,7 +186,7 @@ def locate(text: str | os.PathLike[str], *, storage_options: Options | None = No
             raise BadOption(
                 f"the filesystem does not take these storage_options: {names}", operation="open", place=reference.text
             ) from presentable(e, secrets)
-    return Location(reference, fs, path, _files(fs, secrets), secrets)
+    return Location(reference, fs, path, _files(fs, secrets), secrets, _copy(storage_options or {}))
 
 
 def _no_package(reference: Reference, e: ImportError, secrets: Sequence[str]) -> MissingDependency:

@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from pfreg.blobs import SMALL, BlobTree, Staging, check_content
 from pfreg.digest import Digest
@@ -31,7 +31,7 @@ from pfreg.errors import BadOption, IntegrityError, TransferError, UnsupportedRe
 from pfreg.local_files import LocalFiles
 from pfreg.progress import Progress
 
-__all__ = ["Moved", "Plan", "check_blobs", "confirm", "plan", "run_all", "transfer", "workers"]
+__all__ = ["Moved", "Plan", "Sender", "check_blobs", "confirm", "plan", "run_all", "send", "transfer", "workers"]
 
 T = TypeVar("T")
 Wanted = Mapping[Digest, "int | None"]
@@ -106,6 +106,58 @@ class Plan:
     skipped: Mapping[Digest, int]
 
 
+class Sender(Protocol):
+    """Brings blobs from one tree to another; :func:`send` does it on threads of this process."""
+
+    def __call__(
+        self,
+        source: BlobTree,
+        target: BlobTree,
+        todo: Mapping[Digest, int],
+        wanted: Wanted,
+        *,
+        jobs: int | None,
+        progress: Progress,
+    ) -> None:
+        """Send all of `todo`, verified, and have it visible in `target`."""
+        ...
+
+
+def send(
+    source: BlobTree,
+    target: BlobTree,
+    todo: Mapping[Digest, int],
+    wanted: Wanted,
+    *,
+    jobs: int | None,
+    progress: Progress,
+) -> None:
+    """Send blobs, on threads.
+
+    Parameters
+    ----------
+    source, target : BlobTree
+        From where, to where.
+    todo : mapping of Digest to int
+        What to send, with its stored bytes.
+    wanted : mapping of Digest to int or None
+        At least the same blobs, with the length of their content where it is known.
+    jobs : int or None
+        Threads.
+    progress : Progress
+        Is told about every blob.
+    """
+    staging = target.files if isinstance(target.files, Staging) else None
+    mover = _Mover(source, target, staging, wanted, progress)
+    batches, alone = _batches(todo)
+    calls: list[Callable[[], None]] = [partial(mover.large, digest, todo[digest]) for digest in alone]
+    calls.extend(partial(mover.small, batch, todo) for batch in batches)
+    try:
+        run_all(calls, threads=workers(jobs, source, target))
+    finally:
+        target.files.flush()
+
+
 def plan(source: BlobTree, target: BlobTree, wanted: Wanted) -> Plan:
     """Find out what `target` needs of `wanted`, by one look at each side.
 
@@ -137,6 +189,7 @@ def transfer(
     base: BlobTree | None = None,
     jobs: int | None = None,
     progress: Progress | None = None,
+    sender: Sender = send,
 ) -> Moved:
     """Bring every blob that `target` needs there.
 
@@ -152,6 +205,8 @@ def transfer(
         Threads.
     progress : Progress, optional
         Is told about every blob.
+    sender : Sender
+        Sends what the base has not.
 
     Raises
     ------
@@ -164,7 +219,7 @@ def transfer(
     progress.advance(sum(skipped.values()), blobs=len(skipped))
     copied = _copy_from_base(base, target, todo, progress) if base is not None and todo else {}
     rest = {d: size for d, size in todo.items() if d not in copied}
-    _send(source, target, rest, planned.wanted, jobs, progress)
+    sender(source, target, rest, planned.wanted, jobs=jobs, progress=progress)
     return Moved(
         sent=len(rest),
         sent_bytes=sum(rest.values()),
@@ -292,20 +347,6 @@ def _copy_from_base(
         target.files.flush()
     progress.advance(sum(copied.values()), blobs=len(copied))
     return copied
-
-
-def _send(
-    source: BlobTree, target: BlobTree, todo: Mapping[Digest, int], wanted: Wanted, jobs: int | None, progress: Progress
-) -> None:
-    staging = target.files if isinstance(target.files, Staging) else None
-    mover = _Mover(source, target, staging, wanted, progress)
-    batches, alone = _batches(todo)
-    calls: list[Callable[[], None]] = [partial(mover.large, digest, todo[digest]) for digest in alone]
-    calls.extend(partial(mover.small, batch, todo) for batch in batches)
-    try:
-        run_all(calls, threads=workers(jobs, source, target))
-    finally:
-        target.files.flush()
 
 
 def _batches(sizes: Mapping[Digest, int]) -> tuple[list[list[Digest]], list[Digest]]:
