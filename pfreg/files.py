@@ -566,7 +566,7 @@ class AsyncFiles(_Remote):
             data = await self.fs._cat_file(path, start=0, end=size)
         except FileNotFoundError:
             raise
-        except OSError:
+        except Exception:  # not every filesystem's errors are an OSError
             if (await self.fs._info(path))["size"]:
                 raise
             return b""  # of which there is no range
