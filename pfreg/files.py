@@ -25,6 +25,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import partial
+from types import MappingProxyType
 from typing import Any, BinaryIO, NamedTuple, Protocol, TypeVar
 
 from fsspec import AbstractFileSystem
@@ -53,7 +54,6 @@ IN_FLIGHT = 32
 """Requests under way at once on one asynchronous filesystem."""
 
 _JOBS = 8
-_COPIES = 2  # of a part, while it is on its way: as it was read, and as it is sent
 _MANY = 8  # requests from which on threads are worth it
 _CONNECTIONS = 4  # where each thread needs a connection, and a login, of its own
 
@@ -74,7 +74,9 @@ class Writes(NamedTuple):
     """How a protocol writes: whether bytes, and a local file, appear all at once; whether connections are shared.
 
     And, in the same table, how it reads: whether each open file has a position of its own; what it can be told about
-    parts; whether "written" is a promise that needs no second look; whether the server itself copies.
+    parts; whether "written" is a promise that needs no second look; whether the server itself copies. And what else
+    ``_put_file`` and ``_get_file`` are told lest they hold a large file in memory, and how many bytes of it, copies
+    counted, they hold all the same.
     """
 
     bytes_at_once: bool
@@ -84,22 +86,31 @@ class Writes(NamedTuple):
     parts: Parts | None = None
     acknowledged: bool = False
     copies: bool = False
+    put: Mapping[str, Any] = MappingProxyType({})
+    get: Mapping[str, Any] = MappingProxyType({})
+    held: int = 0
 
 
 _OBJECT_STORE = Writes(bytes_at_once=True, file_at_once=True, shared=True)
 _FOLDER = Writes(bytes_at_once=False, file_at_once=False, shared=False)
-_S3 = _OBJECT_STORE._replace(parts=Parts(8 << 20, 2, 9_500), acknowledged=True, copies=True)
+_S3 = _OBJECT_STORE._replace(parts=Parts(8 << 20, 2, 9_500), held=32 << 20, acknowledged=True, copies=True)
+# gcsfs reads from several places at once, into many buffers, unless it is given headers.
+_GS = _OBJECT_STORE._replace(put={"chunksize": 8 << 20}, get={"headers": {}}, held=32 << 20, copies=True)
+# Azure's library puts up to 64 MiB in one piece, and gets the first 32 MiB so; beyond, adlfs would have 128 pieces.
+_ABFS = _OBJECT_STORE._replace(put={"max_concurrency": 4}, get={"max_concurrency": 4}, held=192 << 20, copies=True)
 
 WRITES: Mapping[str, Writes] = {
     # In memory, bytes appear at once, but a file piece by piece; and all who open one share a position.
     "memory": Writes(bytes_at_once=True, file_at_once=False, shared=True, own_positions=False),
     "s3": _S3,
     "s3a": _S3,
+    "gs": _GS,
+    "abfs": _ABFS,
     **dict.fromkeys(("sftp", "ssh", "ftp", "smb", "hdfs", "webhdfs", "arrow_hdfs", "webdav", "dav", "jlab"), _FOLDER),
 }
 """What is not listed here puts like an object store."""
 
-RANGED = frozenset({"s3", "s3a", "gs", "gcs"})
+RANGED = frozenset({"s3", "s3a", "gs", "gcs", "abfs"})
 """Filesystems whose servers send the beginning of a file of unknown length, in one request."""
 
 _MODIFIED = ("mtime", "LastModified", "last_modified", "updated", "modified", "created")
@@ -222,15 +233,25 @@ def translated(
 
 
 def _kind(e: Exception) -> tuple[type[PfregError], str]:
-    if isinstance(e, PermissionError):
+    if _refused(e):
         return AccessDenied, "check the credentials and their permissions"
-    if isinstance(e, FileNotFoundError):
+    if isinstance(e, FileNotFoundError) or _status(e) == 404:
         return FolderNotFound, "a folder or bucket is not there, or was removed meanwhile"
     if isinstance(e, NotImplementedError) or (isinstance(e, OSError) and e.errno == errno.ENOSYS):
         return UnsupportedRegistry, "this filesystem cannot do that"
     if isinstance(e, OSError) and e.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return StorageFull, "free some space and run it again: it goes on where it stopped"
     return TransferError, "check connection and credentials, then run it again: it goes on where it stopped"
+
+
+def _refused(e: Exception) -> bool:
+    return isinstance(e, PermissionError) or _status(e) in (401, 403)
+
+
+def _status(e: Exception) -> object:
+    """Return the HTTP status that Azure's, aiohttp's and Google's errors have, each under a name of its own."""
+    found = (getattr(e, name, None) for name in ("status_code", "status", "code"))
+    return next((value for value in found if isinstance(value, int)), None)
 
 
 def _describe(e: Exception, secrets: Sequence[str]) -> str:
@@ -282,16 +303,19 @@ class _Bound(Callback):  # type: ignore[misc]
 
     def __init__(self, limit: int, place: str, inner: Callback) -> None:
         super().__init__()
-        self._limit, self._place, self._inner, self._seen = limit, place, inner, 0
+        self._limit, self._place, self._inner, self._seen, self._begins = limit, place, inner, 0, True
+
+    def set_size(self, size: int | None) -> None:
+        self._begins = True  # perhaps once more: a filesystem may try again by itself
 
     def relative_update(self, inc: int = 1) -> None:
-        self._seen += inc
-        if self._seen > self._limit:
-            raise LimitExceeded(f"more than {self._limit} bytes", operation="read", place=self._place)
-        self._inner.relative_update(inc)
+        self.absolute_update(inc if self._begins else self._seen + inc)
 
     def absolute_update(self, value: int) -> None:
-        self.relative_update(value - self._seen)
+        if value > self._limit:
+            raise LimitExceeded(f"more than {self._limit} bytes", operation="read", place=self._place)
+        self._inner.relative_update(value - self._seen)
+        self._seen, self._begins = value, False
 
 
 def _found(info: Mapping[str, Any], path: str) -> Found | None:
@@ -330,8 +354,7 @@ class _Remote:
         self.partials = not (self._writes.bytes_at_once and self._writes.file_at_once)
         self.bounded = not fs.async_impl or _protocol(fs) in RANGED
         self.acknowledged = self._writes.acknowledged
-        parts = self._writes.parts
-        self.held = parts.size * parts.at_once * _COPIES if parts is not None else 0
+        self.held = self._writes.held
 
     def flush(self) -> None:
         """Do nothing: a remote file is there when its write returns."""
@@ -566,7 +589,7 @@ class AsyncFiles(_Remote):
             data = await self.fs._cat_file(path, start=0, end=size)
         except FileNotFoundError:
             raise
-        except OSError:
+        except Exception:  # not every filesystem's errors are an OSError
             if (await self.fs._info(path))["size"]:
                 raise
             return b""  # of which there is no range
@@ -575,7 +598,7 @@ class AsyncFiles(_Remote):
     def read_to(self, path: str, local: str, *, limit: int, callback: Callback) -> None:
         """Download a file; see :class:`Reader`."""
         with self._translated("read", path, absent_passes=True):
-            told = self._parts(limit)
+            told = {**self._parts(limit), **self._writes.get}
             self._run(self.fs._get_file(path, local, callback=_Bound(limit, path, callback), **told))
 
     def write_many(self, items: Sequence[tuple[str, bytes]]) -> None:
@@ -590,7 +613,7 @@ class AsyncFiles(_Remote):
     def write_from(self, local: str, path: str, *, callback: Callback) -> None:
         """Upload a file; see :class:`Writer`."""
         with self._translated("write", path):
-            told = self._parts(os.stat(local).st_size)
+            told = {**self._parts(os.stat(local).st_size), **self._writes.put}
             self._run(self.fs._put_file(local, path, callback=callback, **told))
 
     def _parts(self, size: int) -> dict[str, int]:
@@ -614,8 +637,8 @@ class AsyncFiles(_Remote):
                     return _found(await self.fs._info(path), path)
                 except FileNotFoundError:
                     return None
-                except PermissionError:
-                    if surely:
+                except Exception as e:
+                    if surely or not _refused(e):
                         raise
                     return None
 

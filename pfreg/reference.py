@@ -19,6 +19,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
+from urllib.parse import unquote
 
 import fsspec
 from fsspec import AbstractFileSystem
@@ -45,6 +46,9 @@ _HF_NATIVE = re.compile(
 
 _HF_TYPES = ("datasets", "models", "spaces", "buckets")
 
+# What is secret within Azure's connection strings and the queries of signed URLs.
+_INNER_SECRET = re.compile(r"(?i)\b(?:AccountKey|sig)=([^;&\s]+)")
+
 _IPV6 = re.compile(r"\[[0-9A-Fa-f:.]+\]")
 _OCI_HOST = re.compile(
     r"(?P<name>[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+\])(?::(?P<port>[0-9]{1,9}))?\Z"
@@ -54,6 +58,7 @@ _OCI_TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}\Z")
 _OCI_DIGEST = re.compile(r"sha256:[0-9a-f]{64}\Z")
 
 _EXTRAS = {"s3": "s3", "s3a": "s3", "hf": "hf", "ipfs": "ipfs", "ipns": "ipfs", "oci": "oci"}
+_EXTRAS |= {"gs": "gs", "gcs": "gs", "abfs": "abfs", "abfss": "abfs", "az": "abfs"}
 """Which extra of pfreg's brings a scheme's packages."""
 
 _CID = re.compile(r"Qm[1-9A-HJ-NP-Za-km-z]{44}\Z|b[a-z2-7]{50,120}\Z|z[1-9A-HJ-NP-Za-km-z]{40,120}\Z")
@@ -237,7 +242,10 @@ def _strings(value: Any) -> set[str]:
         return {text for item in value.values() for text in _strings(item)}
     if isinstance(value, list | tuple):
         return {text for item in value for text in _strings(item)}
-    return {value} if isinstance(value, str) and len(value) >= 8 and "://" not in value else set()
+    if not isinstance(value, str):
+        return set()
+    inner = _INNER_SECRET.findall(value)
+    return {text for text in (value, *inner, *map(unquote, inner)) if len(text) >= 8 and "://" not in text}
 
 
 def _copy(options: Options) -> dict[str, Any]:

@@ -39,6 +39,7 @@ Wanted = Mapping[Digest, "int | None"]
 IN_MEMORY = 128 << 20
 """Stored bytes that are in memory, and on their way, at once."""
 
+_COPIES = 2  # of a part, while it is on its way: as it was read, and as it is sent
 _BATCH_BLOBS = 64
 _BATCH_BYTES = 4 << 20
 
@@ -388,7 +389,8 @@ class _Mover:
         """Move one blob through a file."""
         branch = self.progress.branch(size)
         path = self.target.path_of(digest)
-        with self.budget.taking(min(size, max(self.source.files.held, self.target.files.held))):
+        held = max(self.source.files.held, self.target.files.held)
+        with self.budget.taking(min(_COPIES * size, held)):
             if self.staging is not None:
                 with self.staging.incoming(path) as temporary:
                     self.source.fetch_checked(digest, temporary, limit=size, size=self.wanted[digest], callback=branch)

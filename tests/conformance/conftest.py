@@ -14,6 +14,8 @@ import pytest
 
 from tests.conformance.hf import hf_branches, hf_bucket, hf_lfs, hf_real, hf_xet
 from tests.conformance.places import Place, Registry
+from tests.servers.azurite import azurite
+from tests.servers.gcs_emulator import gcs_emulator
 from tests.servers.ipfs_gateway import TrustlessGateway, over_node
 from tests.servers.ipfs_node import IpfsNode, installed
 from tests.servers.moto_s3 import moto_s3
@@ -82,6 +84,23 @@ def _on_s3(options: Mapping[str, Any], library: str) -> Registry:
     return Registry(lambda name: Place(f"s3://images/{name}", ours, f"images/{name}", fs))
 
 
+@contextlib.contextmanager
+def gs(folder: Path) -> Iterator[Registry]:
+    with gcs_emulator(folder) as options:
+        yield _in_bucket("gs", options)
+
+
+@contextlib.contextmanager
+def abfs(folder: Path) -> Iterator[Registry]:
+    with azurite(folder) as server:
+        yield _in_bucket("abfs", server.options())
+
+
+def _in_bucket(scheme: str, options: Mapping[str, Any]) -> Registry:
+    fs = fsspec.filesystem(scheme, **options, use_listings_cache=False)
+    return Registry(lambda name: Place(f"{scheme}://images/{name}", options, f"images/{name}", fs))
+
+
 class RootOf:
     """A place on IPFS: nowhere until something is pushed there, and then the root that the last push made."""
 
@@ -117,6 +136,8 @@ REGISTRIES: dict[str, Callable[[Path], AbstractContextManager[Registry]]] = {
     "s3-moto": s3_moto,
     "s3-s3fs": s3_s3fs,
     "s3-obstore": s3_obstore,
+    "gs": gs,
+    "abfs": abfs,
     "ipfs": ipfs,
     **OCI_REGISTRIES,
     "hf-lfs": hf_lfs,
