@@ -14,6 +14,7 @@ Further: :func:`exists`, :func:`inspect`, :func:`prune`, :func:`checkout`. Every
 
 from pfreg._version import __version__
 from pfreg.codec import DEFAULT_LEVEL
+from pfreg.blobs import ListingRefused
 from pfreg.digest import Digest
 from pfreg.engine import checkout, clone, copy, exists, inspect, prune, pull, push, snapshot, tags, verify
 from pfreg.errors import (
@@ -80,6 +81,7 @@ __all__ = [
     "LayerError",
     "LayerSize",
     "LimitExceeded",
+    "ListingRefused",
     "Limits",
     "Manifest",
     "ManifestError",

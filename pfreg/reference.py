@@ -25,8 +25,9 @@ import fsspec
 from fsspec import AbstractFileSystem
 
 from pfreg.errors import BadOption, BadReference, MissingDependency, UnsupportedRegistry
-from pfreg.files import AsyncFiles, Files, SyncFiles, presentable, redacted, translated
+from pfreg.files import Files, presentable, redacted, translated
 from pfreg.local_files import LocalFiles
+from pfreg.remote_files import AsyncFiles, SyncFiles
 
 __all__ = ["Location", "Reference", "Resolver", "locate", "parse", "register_resolver"]
 

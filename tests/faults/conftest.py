@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import pfreg
-from pfreg import files, local_files, registry, transfer, world_checkout, world_snapshot
+from pfreg import local_files, protocol_table, registry, transfer, world_checkout, world_snapshot
 
 from . import flaky
 from .trees import LARGE, make_tree
@@ -46,7 +46,7 @@ def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def world(monkeypatch: pytest.MonkeyPatch) -> Iterator[flaky.World]:
     """The files behind the flaky protocols, empty."""
     flaky.register()
-    monkeypatch.setitem(files.WRITES, "flakyfolder", files._FOLDER)  # type: ignore[arg-type]
+    monkeypatch.setitem(protocol_table.WRITES, "flakyfolder", protocol_table._FOLDER)  # type: ignore[arg-type]
     flaky.WORLD.files.clear()
     flaky.WORLD.arm()
     yield flaky.WORLD

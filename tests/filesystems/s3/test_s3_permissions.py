@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import pfreg
-from pfreg.blobs import ListingRefused
+from pfreg import ListingRefused
 from tests.filesystems.s3.conftest import HASTY, Through
 from tests.servers.fault_proxy import Answer, Meddled, Seen
 from tests.servers.moto_s3 import moto_s3
@@ -165,3 +165,32 @@ def test_an_expired_token_is_told_and_the_old_image_stays(
     through.proxy.rule = lambda seen: None
     assert pfreg.verify(root, storage_options=options).cid == image.cid
     assert pfreg.push(newer, root, store=store, storage_options=options).sent > 0
+
+
+def test_a_profile_is_read(
+    image: pfreg.Snapshotted,
+    store: pfreg.Store,
+    s3_server: S3Server,
+    root: str,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    known = s3_server.options()
+    lines = ["[work]", f"aws_access_key_id = {known['key']}", f"aws_secret_access_key = {known['secret']}"]
+    (tmp_path / "credentials").write_text("\n".join(lines))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
+    options = {"profile": "work", "client_kwargs": {"endpoint_url": s3_server.url}}
+    assert pfreg.push(image, root, store=store, storage_options=options).published
+    assert pfreg.exists(root, storage_options=options)
+
+
+def test_who_is_nobody_is_denied(
+    image: pfreg.Snapshotted, store: pfreg.Store, s3_server: S3Server, root: str, library: str
+) -> None:
+    options = {"anon": True, "endpoint_url": s3_server.url, "library": library}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ListingRefused)
+        with pytest.raises(pfreg.AccessDenied):
+            pfreg.push(image, root, store=store, storage_options=options)
+    with pytest.raises(pfreg.AccessDenied):
+        pfreg.exists(root, storage_options=options)
