@@ -13,8 +13,8 @@ Further: :func:`exists`, :func:`inspect`, :func:`prune`, :func:`checkout`. Every
 """
 
 from pfreg._version import __version__
-from pfreg.codec import DEFAULT_LEVEL
 from pfreg.blobs import ListingRefused
+from pfreg.codec import DEFAULT_LEVEL
 from pfreg.digest import Digest
 from pfreg.engine import checkout, clone, copy, exists, inspect, prune, pull, push, snapshot, tags, verify
 from pfreg.errors import (
@@ -81,8 +81,8 @@ __all__ = [
     "LayerError",
     "LayerSize",
     "LimitExceeded",
-    "ListingRefused",
     "Limits",
+    "ListingRefused",
     "Manifest",
     "ManifestError",
     "MissingDependency",

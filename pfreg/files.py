@@ -138,6 +138,8 @@ class Files(Reader, Writer, Lister, Copier, Remover, Protocol):
         Whether reading brings no more than its limit and a byte, however large the file is.
     acknowledged : bool
         Whether what it says is written needs no second look.
+    largest_copy : int
+        Bytes of the largest file that its server copies by itself.
     held : int
         Bytes of one large file that are in memory while it is on its way; 0 for a few buffers.
     """
@@ -146,6 +148,7 @@ class Files(Reader, Writer, Lister, Copier, Remover, Protocol):
     partials: bool
     bounded: bool
     acknowledged: bool
+    largest_copy: int
     held: int
 
 

@@ -61,6 +61,7 @@ class LocalFiles:
         self.partials = True
         self.bounded = True
         self.acknowledged = True
+        self.largest_copy = sys.maxsize
         self.held = 0
         self._durable = durable
         self._lock = threading.Lock()

@@ -14,6 +14,7 @@ import asyncio
 import contextlib
 import os
 import posixpath
+import sys
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -96,6 +97,7 @@ class _Remote:
         self.partials = not (self._writes.bytes_at_once and self._writes.file_at_once)
         self.bounded = not fs.async_impl or self._writes.ranged
         self.acknowledged = self._writes.acknowledged
+        self.largest_copy: int = getattr(fs, "largest_copy", sys.maxsize)
         self.held = self._writes.held
 
     def flush(self) -> None:

@@ -339,7 +339,8 @@ def _copy_from_base(
     base: BlobTree, target: BlobTree, todo: Mapping[Digest, int], progress: Progress
 ) -> dict[Digest, int]:
     has = base.present(todo)
-    copied = {digest: size for digest, size in todo.items() if has.get(digest) == size}
+    most = target.files.largest_copy
+    copied = {digest: size for digest, size in todo.items() if has.get(digest) == size <= most}
     try:
         target.files.copy_many([(base.path_of(digest), target.path_of(digest)) for digest in copied])
     except (NotImplementedError, UnsupportedRegistry):

@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import unquote
 
+import fsspec
 import pytest
 
 import pfreg
+from pfreg.reference import locate
 from tests.filesystems.s3.conftest import Through
 from tests.servers.fault_proxy import Seen
 
@@ -114,6 +117,27 @@ def test_a_copy_inside_one_server_takes_no_blob_through_the_client(
     read = {s.path.rpartition("/")[2].removesuffix(".zst") for s in seen if s.method == "GET" and ".zst" in s.path}
     assert read <= layers  # what the closure is established from, and nothing else
     assert pfreg.verify(f"{root}/b", storage_options=options).cid == image.cid
+
+
+def test_what_the_server_does_not_copy_is_sent(
+    image: pfreg.Snapshotted,
+    store: pfreg.Store,
+    through: Through,
+    root: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    options = through.options()
+    first = pfreg.push(image, f"{root}/base", store=store, storage_options=options)
+    large = max(size for size in pfreg.Store(store.path).present(pfreg.Store(store.path).listing()).values())
+    monkeypatch.setattr(type(locate(root, storage_options=options).fs), "largest_copy", large - 1, raising=False)
+    done = pfreg.push(image, f"{root}/fork", store=store, base=f"{root}/base", storage_options=options)
+    assert (done.sent, done.copied) == (1, first.sent - 1)
+    with suppress(FileExistsError):
+        fsspec.filesystem("s3", **through.server.options(), skip_instance_cache=True).mkdir("other-images")
+    elsewhere = root.replace("s3://images/", "s3://other-images/")
+    done = pfreg.push(image, elsewhere, store=store, base=f"{root}/base", storage_options=options)
+    assert done.sent + done.copied == first.sent
+    assert pfreg.verify(elsewhere, storage_options=options).cid == image.cid
 
 
 def test_a_copy_between_two_accounts_goes_through_the_client(
