@@ -18,6 +18,7 @@ from pfreg.digest import Digest
 from pfreg.engine import checkout, clone, copy, exists, inspect, prune, pull, push, snapshot, tags, verify
 from pfreg.errors import (
     AccessDenied,
+    BadKey,
     BadName,
     BadOption,
     BadReference,
@@ -47,6 +48,8 @@ from pfreg.errors import (
 from pfreg.image import Image, Page, open_image
 from pfreg.image_diff import Difference, diff
 from pfreg.imagefs import PfimgFileSystem
+from pfreg.key_signatures import KeySigner, KeyVerifier
+from pfreg.keys import ExposedKey, PrivateKey, PublicKey
 from pfreg.limits import Limits
 from pfreg.manifest import Manifest
 from pfreg.reference import Reference, parse, register_resolver
@@ -58,6 +61,7 @@ from pfreg.world_snapshot import SkippedFile, Snapshotted
 __all__ = [
     "DEFAULT_LEVEL",
     "AccessDenied",
+    "BadKey",
     "BadName",
     "BadOption",
     "BadReference",
@@ -68,6 +72,7 @@ __all__ = [
     "Copied",
     "Difference",
     "Digest",
+    "ExposedKey",
     "FileChanged",
     "FolderNotFound",
     "HmacSigner",
@@ -77,6 +82,8 @@ __all__ = [
     "Inspection",
     "IntegrityError",
     "IsFolder",
+    "KeySigner",
+    "KeyVerifier",
     "LayerError",
     "LayerSize",
     "LimitExceeded",
@@ -88,7 +95,9 @@ __all__ = [
     "PathNotFound",
     "PfimgFileSystem",
     "PfregError",
+    "PrivateKey",
     "Pruned",
+    "PublicKey",
     "Pulled",
     "Pushed",
     "ReadOnlyImage",

@@ -41,7 +41,9 @@ from pfreg.image_diff import Difference, diff
 from pfreg.image_index import WORLD
 from pfreg.manifest import Manifest
 from pfreg.progress import Bar, human
+from pfreg.reference import parse
 from pfreg.results import Cloned, Copied, Inspection, Pruned, Pulled, Pushed, Verified, to_json
+from pfreg.signing import Trust
 from pfreg.store import GRACE, Collected, Store
 from pfreg.world_snapshot import Snapshotted
 
@@ -137,6 +139,8 @@ def _push(a: argparse.Namespace) -> Pushed:
             a.url,
             store=a.store,
             storage_options=_options(a.option),
+            signing_key=a.sign_key,
+            trusted_keys=a.trust,
             history=a.history,
             base=a.base,
             expect=a.expect,
@@ -152,6 +156,7 @@ def _pull(a: argparse.Namespace) -> Pulled:
             a.url,
             store=a.store,
             storage_options=_options(a.option),
+            trusted_keys=a.trust,
             require_signature=a.require_signature,
             history=a.history,
             expect=a.expect,
@@ -166,6 +171,7 @@ def _clone(a: argparse.Namespace) -> Cloned:
             a.url,
             a.folder,
             storage_options=_options(a.option),
+            trusted_keys=a.trust,
             require_signature=a.require_signature,
             expect=a.expect,
             set_id=a.set_id,
@@ -182,6 +188,7 @@ def _copy(a: argparse.Namespace) -> Copied:
             a.target,
             storage_options=_options(a.option),
             target_options=_options(a.target_option),
+            trusted_keys=a.trust,
             require_signature=a.require_signature,
             history=a.history,
             base=a.base,
@@ -198,7 +205,11 @@ def _exists(a: argparse.Namespace) -> bool:
 
 def _inspect(a: argparse.Namespace) -> Inspection:
     return engine.inspect(
-        a.place, store=a.store, storage_options=_options(a.option), require_signature=a.require_signature
+        a.place,
+        store=a.store,
+        storage_options=_options(a.option),
+        trusted_keys=a.trust,
+        require_signature=a.require_signature,
     )
 
 
@@ -209,6 +220,7 @@ def _verify(a: argparse.Namespace) -> Verified:
             store=a.store,
             deep=not a.shallow,
             storage_options=_options(a.option),
+            trusted_keys=a.trust,
             require_signature=a.require_signature,
             history=a.history,
             jobs=a.jobs,
@@ -218,7 +230,9 @@ def _verify(a: argparse.Namespace) -> Verified:
 
 
 def _prune(a: argparse.Namespace) -> Pruned:
-    return engine.prune(a.url, grace=a.grace, dry_run=not a.yes, storage_options=_options(a.option))
+    return engine.prune(
+        a.url, grace=a.grace, dry_run=not a.yes, storage_options=_options(a.option), trusted_keys=a.trust
+    )
 
 
 def _tags(a: argparse.Namespace) -> list[str]:
@@ -270,7 +284,13 @@ def _cluster(address: str | None) -> Iterator[Executor | None]:
 
 
 def _opened(place: str, a: argparse.Namespace) -> Image:
-    return open_image(place, store=a.store, storage_options=_options(a.option), require_signature=a.require_signature)
+    return open_image(
+        place,
+        store=a.store,
+        storage_options=_options(a.option),
+        trusted_keys=a.trust,
+        require_signature=a.require_signature,
+    )
 
 
 # -- arguments ---------------------------------------------------------------------------------------------------
@@ -311,7 +331,8 @@ def _add_moving(commands: Any) -> None:
     p = _command(commands, "push", _push, "push an image from the store to a registry")
     p.add_argument("cid", metavar="CID")
     p.add_argument("--dry-run", action="store_true", help="only tell what would be sent, and on IPFS the root's CID")
-    _add(p, "url", "store", "option", "history", "base", "expect", "jobs")
+    p.add_argument("--sign-key", metavar="FILE", help="sign with this private key, Ed25519 or ECDSA P-256")
+    _add(p, "url", "store", "option", "trust", "history", "base", "expect", "jobs")
 
     p = _command(commands, "pull", _pull, "pull an image from a registry into the store")
     _add(p, "url", "store", "option", "signature", "history", "expect", "jobs")
@@ -360,7 +381,7 @@ def _add_looking(commands: Any) -> None:
 def _add_keeping(commands: Any) -> None:
     """Add the commands that keep a registry and the store in order."""
     p = _command(commands, "prune", _prune, "remove blobs of a registry that its image does not reach")
-    _add(p, "url", "option", "grace", "yes")
+    _add(p, "url", "option", "trust", "grace", "yes")
     _command(commands, "log", _log, "list the images of the store, newest first", "store")
     _command(commands, "gc", _gc, "remove blobs of the store that no image reaches", "store", "grace", "yes")
 
@@ -390,6 +411,11 @@ def _folder(p: argparse.ArgumentParser) -> None:
     p.add_argument("--links-inside", action="store_true", help="refuse links that point out of the folder")
 
 
+def _signature(p: argparse.ArgumentParser) -> None:
+    p.add_argument("--trust", action="append", metavar="FILE", help="only what this public key, or another, has signed")
+    p.add_argument("--require-signature", action="store_true", help="refuse the published default key")
+
+
 _ARGUMENTS: dict[str, Callable[[argparse.ArgumentParser], object]] = {
     "url": lambda p: p.add_argument("url", metavar="URL", help="s3://bucket/prefix, ./folder, ..."),
     "place": lambda p: p.add_argument("place", metavar="URL|CID", help="a registry, or an image of the store"),
@@ -398,9 +424,8 @@ _ARGUMENTS: dict[str, Callable[[argparse.ArgumentParser], object]] = {
     "option": lambda p: p.add_argument(
         "-o", "--option", action="append", default=[], metavar="K=V", help="a storage option; V may be JSON"
     ),
-    "signature": lambda p: p.add_argument(
-        "--require-signature", action="store_true", help="refuse the published default key"
-    ),
+    "trust": lambda p: p.add_argument("--trust", action="append", metavar="FILE", help="a public key that counts"),
+    "signature": _signature,
     "history": lambda p: p.add_argument("--history", type=_history, default=0, metavar="N|all", help="parents, too"),
     "base": lambda p: p.add_argument("--base", metavar="URL", help="another root there; what it has is not sent"),
     "expect": lambda p: p.add_argument("--expect", metavar="CID", help="refuse if there is another image"),
@@ -491,6 +516,7 @@ def _lines(result: object) -> Iterator[str]:
             )
         case Pulled():
             yield f"{result.cid} ({result.trust.status}: {result.trust.by})"
+            yield from _published(result.trust, result.reference)
             yield (
                 f"received {result.received} blobs, {human(result.received_bytes)}; {result.skipped} were there; "
                 f"{result.images} images in {result.seconds:.2f} s"
@@ -506,6 +532,7 @@ def _lines(result: object) -> Iterator[str]:
             how = "read and verified" if result.deep else "looked up"
             yield f"{result.blobs} blobs, {human(result.stored)}, {how} in {result.seconds:.2f} s"
             yield _trust(result.trust)
+            yield from _published(result.trust, result.reference)
         case Inspection():
             yield from _inspection(result)
         case Pruned() | Collected():
@@ -551,6 +578,7 @@ def _inspection(result: Inspection) -> Iterator[str]:
     yield f"created  {manifest.created_at}"
     yield f"parents  {' '.join(map(str, manifest.parents)) or 'none'}"
     yield f"signed   {_trust(result.trust)}"
+    yield from (f"         {line}" for line in _published(result.trust, result.reference))
     for layer in result.layers:
         yield f"  {layer.name:<15} {layer.digest.short}  {layer.blobs:>7} blobs  {human(layer.stored):>10}"
     yield f"  {'all':<15} {'':<12}  {result.blobs:>7} blobs  {human(result.stored):>10}"
@@ -568,8 +596,16 @@ def _difference(result: Difference) -> Iterator[str]:
         yield from (one_line(f"{sign} {m.get('role', '?')}: {m.get('content', '')}", limit=100) for m in messages)
 
 
-def _trust(trust: Any) -> str:
+def _trust(trust: Trust | None) -> str:
     return "no signature in a store" if trust is None else f"{trust.status} ({trust.by})"
+
+
+def _published(trust: Trust | None, reference: str) -> Iterator[str]:
+    """Tell what a key has signed beside the image; an image that it published elsewhere could be a substitute."""
+    if trust is not None and trust.reference is not None:
+        here = trust.reference == parse(reference).address
+        place = "here" if here else f"at another reference, {trust.reference}"
+        yield one_line(f"published {place}, as number {trust.sequence}, {trust.time}")
 
 
 if __name__ == "__main__":
