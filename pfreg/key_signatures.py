@@ -72,8 +72,8 @@ class KeySigner:
         SignatureError
             If reference, sequence or time cannot be signed.
         """
-        now = self._time or datetime.datetime.now(datetime.timezone.utc)
-        time = now.astimezone(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+        now = (self._time or datetime.datetime.now(datetime.timezone.utc)).astimezone(datetime.timezone.utc)
+        time = now.replace(tzinfo=None).isoformat(timespec="seconds") + "Z"
         statement = Statement(Digest.of(manifest), self._reference, self._sequence, time)
         plain = self._hmac.sign(manifest)
         value = strict_json.loads(plain, max_bytes=len(plain), max_depth=DEFAULT_LIMITS.json_depth)

@@ -283,11 +283,12 @@ def _content(source: object, wanted: str, *, private: bool = False) -> tuple[byt
         with open(place, "rb") as stream:
             if private:
                 _warn_if_exposed(os.fstat(stream.fileno()).st_mode, place)
-            return _bounded(stream.read(_MAX_BYTES + 1), place, wanted), place
+            raw = stream.read(_MAX_BYTES + 1)
     except OSError as e:
         raise _bad(f"cannot be read: {e.strerror or type(e).__name__}", place, wanted) from None
     except ValueError:
         raise _bad("no path", "", wanted) from None
+    return _bounded(raw, place, wanted), place
 
 
 def _bounded(raw: bytes, place: str, wanted: str) -> bytes:
