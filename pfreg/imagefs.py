@@ -199,15 +199,17 @@ class PfimgFileSystem(AbstractArchiveFileSystem):  # type: ignore[misc]
     def to_dict(self, *, include_password: bool = True) -> dict[str, Any]:
         """Return what this instance is made of, without anything that could be a secret if so asked."""
         value: dict[str, Any] = super().to_dict(include_password=include_password)
-        keys = self._trusted()
-        if keys is not None:
-            value["trusted_keys"] = [key.pem for key in keys]
         return value if include_password else _without_secrets(value)
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        make, (kind, args, options) = super().__reduce__()
+    @property
+    def storage_options(self) -> dict[str, Any]:
+        """What this instance was made with, the trusted keys themselves in place of what named them."""
         keys = self._trusted()
-        return make, (kind, args, options if keys is None else {**options, "trusted_keys": keys})
+        return self._options if keys is None else {**self._options, "trusted_keys": [key.pem for key in keys]}
+
+    @storage_options.setter
+    def storage_options(self, options: dict[str, Any]) -> None:  # fsspec does so, once the instance is made
+        self._options = options
 
     # -- looking -------------------------------------------------------------------------------------------------
 
