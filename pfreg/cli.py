@@ -332,18 +332,19 @@ def _add_moving(commands: Any) -> None:
     p.add_argument("cid", metavar="CID")
     p.add_argument("--dry-run", action="store_true", help="only tell what would be sent, and on IPFS the root's CID")
     p.add_argument("--sign-key", metavar="FILE", help="sign with this private key, Ed25519 or ECDSA P-256")
-    _add(p, "url", "store", "option", "trust", "history", "base", "expect", "jobs")
+    p.add_argument("--trust", action="append", metavar="FILE", help="the public key of who else signs there")
+    _add(p, "url", "store", "option", "history", "base", "expect", "jobs")
 
     p = _command(commands, "pull", _pull, "pull an image from a registry into the store")
-    _add(p, "url", "store", "option", "signature", "history", "expect", "jobs")
+    _add(p, "url", "store", "option", "trust", "signature", "history", "expect", "jobs")
 
     p = _command(commands, "clone", _clone, "write an image's files from a registry into a new folder")
-    _add(p, "url", "folder", "option", "signature", "expect", "jobs")
+    _add(p, "url", "folder", "option", "trust", "signature", "expect", "jobs")
 
     p = _command(commands, "copy", _copy, "copy an image from registry to registry")
     p.add_argument("source", metavar="SOURCE")
     p.add_argument("target", metavar="TARGET")
-    _add(p, "option", "signature", "history", "base", "expect", "jobs", "dask")
+    _add(p, "option", "trust", "signature", "history", "base", "expect", "jobs", "dask")
     p.add_argument("--target-option", action="append", default=[], metavar="K=V", help="as -o, for the target")
 
 
@@ -353,10 +354,10 @@ def _add_looking(commands: Any) -> None:
     _add(p, "url", "option")
 
     p = _command(commands, "inspect", _inspect, "tell what is in an image")
-    _add(p, "place", "store", "option", "signature")
+    _add(p, "place", "store", "option", "trust", "signature")
 
     p = _command(commands, "verify", _verify, "verify an image where it lies")
-    _add(p, "place", "store", "option", "signature", "history", "jobs", "dask")
+    _add(p, "place", "store", "option", "trust", "signature", "history", "jobs", "dask")
     p.add_argument("--shallow", action="store_true", help="look only whether every blob is there, with a possible size")
 
     p = _command(commands, "ls", _ls, "list a folder inside an image, without pulling it")
@@ -364,17 +365,17 @@ def _add_looking(commands: Any) -> None:
     p.add_argument(
         "path", metavar="PATH", nargs="?", default=WORLD, help="inside the image (%(default)s); / is its top"
     )
-    _add(p, "store", "option", "signature")
+    _add(p, "store", "option", "trust", "signature")
 
     p = _command(commands, "cat", _cat, "print a file inside an image, such as trace/messages.jsonl")
     _add(p, "place")
     p.add_argument("path", metavar="PATH", help="inside the image; the agent's files are below world/fs")
-    _add(p, "store", "option", "signature")
+    _add(p, "store", "option", "trust", "signature")
 
     p = _command(commands, "diff", _diff, "compare two images: files, environment, messages")
     p.add_argument("first", metavar="URL|CID")
     p.add_argument("second", metavar="URL|CID")
-    _add(p, "store", "option", "signature")
+    _add(p, "store", "option", "trust", "signature")
     _command(commands, "tags", _tags, "list the tags beside an image, where a registry has them", "url", "option")
 
 
@@ -411,11 +412,6 @@ def _folder(p: argparse.ArgumentParser) -> None:
     p.add_argument("--links-inside", action="store_true", help="refuse links that point out of the folder")
 
 
-def _signature(p: argparse.ArgumentParser) -> None:
-    p.add_argument("--trust", action="append", metavar="FILE", help="only what this public key, or another, has signed")
-    p.add_argument("--require-signature", action="store_true", help="refuse the published default key")
-
-
 _ARGUMENTS: dict[str, Callable[[argparse.ArgumentParser], object]] = {
     "url": lambda p: p.add_argument("url", metavar="URL", help="s3://bucket/prefix, ./folder, ..."),
     "place": lambda p: p.add_argument("place", metavar="URL|CID", help="a registry, or an image of the store"),
@@ -424,8 +420,12 @@ _ARGUMENTS: dict[str, Callable[[argparse.ArgumentParser], object]] = {
     "option": lambda p: p.add_argument(
         "-o", "--option", action="append", default=[], metavar="K=V", help="a storage option; V may be JSON"
     ),
-    "trust": lambda p: p.add_argument("--trust", action="append", metavar="FILE", help="a public key that counts"),
-    "signature": _signature,
+    "trust": lambda p: p.add_argument(
+        "--trust", action="append", metavar="FILE", help="only what this public key, or another, has signed"
+    ),
+    "signature": lambda p: p.add_argument(
+        "--require-signature", action="store_true", help="refuse the published default key"
+    ),
     "history": lambda p: p.add_argument("--history", type=_history, default=0, metavar="N|all", help="parents, too"),
     "base": lambda p: p.add_argument("--base", metavar="URL", help="another root there; what it has is not sent"),
     "expect": lambda p: p.add_argument("--expect", metavar="CID", help="refuse if there is another image"),
@@ -514,6 +514,8 @@ def _lines(result: object) -> Iterator[str]:
                 f"{verb} {result.sent} blobs, {human(result.sent_bytes)}; copied {result.copied} there; "
                 f"{result.skipped} were there; {result.images} images in {result.seconds:.2f} s"
             )
+            if isinstance(result, Copied):
+                yield from (f"source {line}" for line in _published(result.trust, result.source))
         case Pulled():
             yield f"{result.cid} ({result.trust.status}: {result.trust.by})"
             yield from _published(result.trust, result.reference)
@@ -527,6 +529,7 @@ def _lines(result: object) -> Iterator[str]:
                 f"{result.files} files, {result.folders} folders, {result.links} links, {human(result.size)} "
                 f"in {result.seconds:.2f} s"
             )
+            yield from _published(result.trust, None)
         case Verified():
             yield f"{result.cid} at {result.reference}: fine"
             how = "read and verified" if result.deep else "looked up"
@@ -600,11 +603,13 @@ def _trust(trust: Trust | None) -> str:
     return "no signature in a store" if trust is None else f"{trust.status} ({trust.by})"
 
 
-def _published(trust: Trust | None, reference: str) -> Iterator[str]:
-    """Tell what a key has signed beside the image; an image that it published elsewhere could be a substitute."""
+def _published(trust: Trust | None, reference: str | None) -> Iterator[str]:
+    """Tell what a key has signed beside the image; what it published elsewhere is a copy, or a substitute."""
     if trust is not None and trust.reference is not None:
-        here = trust.reference == parse(reference).address
-        place = "here" if here else f"at another reference, {trust.reference}"
+        place = f"at {trust.reference}"
+        if reference is not None:
+            here = trust.reference == parse(reference).address
+            place = "here" if here else f"at another reference, {trust.reference}"
         yield one_line(f"published {place}, as number {trust.sequence}, {trust.time}")
 
 

@@ -120,7 +120,7 @@ class PublicKey:
 
     def __str__(self) -> str:
         short = f"{self.algorithm} key {hashlib.sha256(self.spki).hexdigest()[:16]}"
-        return f"{short} ({self.name})" if self.name else short
+        return f"{short}, {self.name}" if self.name else short
 
     def verifies(self, signature: bytes, message: bytes) -> bool:
         """Tell whether `signature` is this key's over `message`."""
@@ -328,7 +328,8 @@ def _parse_private(raw: bytes, place: str, password: str | None) -> object:
         raise _bad("cosign's own encrypted format", place, f"{_WANT_PRIVATE}; openssl genpkey and ssh-keygen make them")
     openssh = b"-----BEGIN OPENSSH PRIVATE KEY-----" in raw
     load = serialization.load_ssh_private_key if openssh else serialization.load_pem_private_key
-    problem, hint = "no private key, or a damaged one", _WANT_PRIVATE
+    problem = "no private key, or a damaged one"
+    hint = f"{_WANT_PRIVATE}; {KEY_PASSWORD} has the password of an encrypted one"
     for secret in (None,) if password is None else (None, password.encode("utf-8", "surrogateescape")):
         try:
             return load(raw, secret)

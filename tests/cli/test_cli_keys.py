@@ -72,8 +72,11 @@ def test_it_says_who_signed_and_where(run: Run, root: Path, tmp_path: Path) -> N
     key = write(tmp_path / "alice.pub", spki(ED25519))
     for command in (["verify", root], ["inspect", root], ["pull", root]):
         text = ok(run(*command, "--trust", key))
-        assert "verified" in text and "(alice.pub)" in text and "published here, as number 1, 20" in text
-    ok(run("copy", root, tmp_path / "copy"))
+        assert "verified" in text and ", alice.pub" in text and "published here, as number 1, 20" in text
+    assert f"published at {parse(str(root)).address}, as number 1" in ok(
+        run("clone", root, tmp_path / "c", "--trust", key)
+    )
+    assert "source published here, as number 1" in ok(run("copy", root, tmp_path / "copy", "--trust", key))
     text = ok(run("verify", tmp_path / "copy", "--trust", key))
     assert f"published at another reference, {parse(str(root)).address}, as number 1" in text
     trust = json.loads(ok(run("verify", root, "--trust", key, "--json")))["trust"]

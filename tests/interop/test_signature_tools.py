@@ -172,7 +172,7 @@ def test_keys_that_openssl_made(
     der = subprocess.run(
         [openssl, "pkey", "-pubin", "-in", tmp_path / "me.pub", "-outform", "DER"], capture_output=True, check=True
     ).stdout
-    assert trust.by == f"{kind} key {hashlib.sha256(der).hexdigest()[:16]} (me.pub)"
+    assert trust.by == f"{kind} key {hashlib.sha256(der).hexdigest()[:16]}, me.pub"
 
 
 @every_kind
@@ -185,7 +185,7 @@ def test_keys_that_ssh_keygen_made(kind: str, password: str, tmp_path: Path, mon
         monkeypatch.setenv("PFREG_KEY_PASSWORD", password)
     pushed(tmp_path, tmp_path / "id")
     trust = pfreg.verify(tmp_path / "root", trusted_keys=[tmp_path / "id.pub"]).trust
-    assert trust.status == "verified" and trust.by.endswith("(id.pub)")
+    assert trust.status == "verified" and trust.by.endswith(", id.pub")
 
 
 def test_an_older_p256_key_of_openssls(openssl: str, tmp_path: Path) -> None:
