@@ -608,7 +608,10 @@ def _published(trust: Trust | None, reference: str | None) -> Iterator[str]:
     if trust is not None and trust.reference is not None:
         place = f"at {trust.reference}"
         if reference is not None:
-            here = trust.reference == parse(reference).address
+            address = parse(reference).address  # of ipfs:// nobody could sign more: what is in an image names it
+            here = trust.reference == address or (
+                trust.reference.endswith("://") and address.startswith(trust.reference)
+            )
             place = "here" if here else f"at another reference, {trust.reference}"
         yield one_line(f"published {place}, as number {trust.sequence}, {trust.time}")
 
