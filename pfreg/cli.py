@@ -608,11 +608,10 @@ def _published(trust: Trust | None, reference: str | None) -> Iterator[str]:
     if trust is not None and trust.reference is not None:
         place = f"at {trust.reference}"
         if reference is not None:
-            address = parse(reference).address  # of ipfs:// nobody could sign more: what is in an image names it
-            here = trust.reference == address or (
-                trust.reference.endswith("://") and address.startswith(trust.reference)
-            )
-            place = "here" if here else f"at another reference, {trust.reference}"
+            # On IPFS, where what is in an image names it, "ipfs://" is all that could be signed.
+            address, signed = parse(reference).address, trust.reference
+            here = address == signed or (signed.endswith("://") and address.startswith(signed))
+            place = "here" if here else f"at another reference, {signed}"
         yield one_line(f"published {place}, as number {trust.sequence}, {trust.time}")
 
 
