@@ -19,6 +19,7 @@ from pfreg.digest import Digest
 from pfreg.engine import checkout, clone, copy, exists, inspect, prune, pull, push, snapshot, tags, verify
 from pfreg.errors import (
     AccessDenied,
+    BadKey,
     BadName,
     BadOption,
     BadReference,
@@ -48,6 +49,8 @@ from pfreg.errors import (
 from pfreg.image import Image, Page, open_image
 from pfreg.image_diff import Difference, diff
 from pfreg.imagefs import PfimgFileSystem
+from pfreg.key_signatures import KeySigner, KeyVerifier
+from pfreg.keys import ExposedKey, PrivateKey, PublicKey
 from pfreg.limits import Limits
 from pfreg.manifest import Manifest
 from pfreg.reference import Reference, parse, register_resolver
@@ -59,6 +62,7 @@ from pfreg.world_snapshot import SkippedFile, Snapshotted
 __all__ = [
     "DEFAULT_LEVEL",
     "AccessDenied",
+    "BadKey",
     "BadName",
     "BadOption",
     "BadReference",
@@ -69,6 +73,7 @@ __all__ = [
     "Copied",
     "Difference",
     "Digest",
+    "ExposedKey",
     "FileChanged",
     "FolderNotFound",
     "HmacSigner",
@@ -78,6 +83,8 @@ __all__ = [
     "Inspection",
     "IntegrityError",
     "IsFolder",
+    "KeySigner",
+    "KeyVerifier",
     "LayerError",
     "LayerSize",
     "LimitExceeded",
@@ -90,7 +97,9 @@ __all__ = [
     "PathNotFound",
     "PfimgFileSystem",
     "PfregError",
+    "PrivateKey",
     "Pruned",
+    "PublicKey",
     "Pulled",
     "Pushed",
     "ReadOnlyImage",

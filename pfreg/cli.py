@@ -41,7 +41,9 @@ from pfreg.image_diff import Difference, diff
 from pfreg.image_index import WORLD
 from pfreg.manifest import Manifest
 from pfreg.progress import Bar, human
+from pfreg.reference import parse
 from pfreg.results import Cloned, Copied, Inspection, Pruned, Pulled, Pushed, Verified, to_json
+from pfreg.signing import Trust
 from pfreg.store import GRACE, Collected, Store
 from pfreg.world_snapshot import Snapshotted
 
@@ -137,6 +139,8 @@ def _push(a: argparse.Namespace) -> Pushed:
             a.url,
             store=a.store,
             storage_options=_options(a.option),
+            signing_key=a.sign_key,
+            trusted_keys=a.trust,
             history=a.history,
             base=a.base,
             expect=a.expect,
@@ -152,6 +156,7 @@ def _pull(a: argparse.Namespace) -> Pulled:
             a.url,
             store=a.store,
             storage_options=_options(a.option),
+            trusted_keys=a.trust,
             require_signature=a.require_signature,
             history=a.history,
             expect=a.expect,
@@ -166,6 +171,7 @@ def _clone(a: argparse.Namespace) -> Cloned:
             a.url,
             a.folder,
             storage_options=_options(a.option),
+            trusted_keys=a.trust,
             require_signature=a.require_signature,
             expect=a.expect,
             set_id=a.set_id,
@@ -182,6 +188,7 @@ def _copy(a: argparse.Namespace) -> Copied:
             a.target,
             storage_options=_options(a.option),
             target_options=_options(a.target_option),
+            trusted_keys=a.trust,
             require_signature=a.require_signature,
             history=a.history,
             base=a.base,
@@ -198,7 +205,11 @@ def _exists(a: argparse.Namespace) -> bool:
 
 def _inspect(a: argparse.Namespace) -> Inspection:
     return engine.inspect(
-        a.place, store=a.store, storage_options=_options(a.option), require_signature=a.require_signature
+        a.place,
+        store=a.store,
+        storage_options=_options(a.option),
+        trusted_keys=a.trust,
+        require_signature=a.require_signature,
     )
 
 
@@ -209,6 +220,7 @@ def _verify(a: argparse.Namespace) -> Verified:
             store=a.store,
             deep=not a.shallow,
             storage_options=_options(a.option),
+            trusted_keys=a.trust,
             require_signature=a.require_signature,
             history=a.history,
             jobs=a.jobs,
@@ -218,7 +230,9 @@ def _verify(a: argparse.Namespace) -> Verified:
 
 
 def _prune(a: argparse.Namespace) -> Pruned:
-    return engine.prune(a.url, grace=a.grace, dry_run=not a.yes, storage_options=_options(a.option))
+    return engine.prune(
+        a.url, grace=a.grace, dry_run=not a.yes, storage_options=_options(a.option), trusted_keys=a.trust
+    )
 
 
 def _tags(a: argparse.Namespace) -> list[str]:
@@ -270,7 +284,13 @@ def _cluster(address: str | None) -> Iterator[Executor | None]:
 
 
 def _opened(place: str, a: argparse.Namespace) -> Image:
-    return open_image(place, store=a.store, storage_options=_options(a.option), require_signature=a.require_signature)
+    return open_image(
+        place,
+        store=a.store,
+        storage_options=_options(a.option),
+        trusted_keys=a.trust,
+        require_signature=a.require_signature,
+    )
 
 
 # -- arguments ---------------------------------------------------------------------------------------------------
@@ -311,18 +331,20 @@ def _add_moving(commands: Any) -> None:
     p = _command(commands, "push", _push, "push an image from the store to a registry")
     p.add_argument("cid", metavar="CID")
     p.add_argument("--dry-run", action="store_true", help="only tell what would be sent, and on IPFS the root's CID")
+    p.add_argument("--sign-key", metavar="FILE", help="sign with this private key, Ed25519 or ECDSA P-256")
+    p.add_argument("--trust", action="append", metavar="FILE", help="the public key of who else signs there")
     _add(p, "url", "store", "option", "history", "base", "expect", "jobs")
 
     p = _command(commands, "pull", _pull, "pull an image from a registry into the store")
-    _add(p, "url", "store", "option", "signature", "history", "expect", "jobs")
+    _add(p, "url", "store", "option", "trust", "signature", "history", "expect", "jobs")
 
     p = _command(commands, "clone", _clone, "write an image's files from a registry into a new folder")
-    _add(p, "url", "folder", "option", "signature", "expect", "jobs")
+    _add(p, "url", "folder", "option", "trust", "signature", "expect", "jobs")
 
     p = _command(commands, "copy", _copy, "copy an image from registry to registry")
     p.add_argument("source", metavar="SOURCE")
     p.add_argument("target", metavar="TARGET")
-    _add(p, "option", "signature", "history", "base", "expect", "jobs", "dask")
+    _add(p, "option", "trust", "signature", "history", "base", "expect", "jobs", "dask")
     p.add_argument("--target-option", action="append", default=[], metavar="K=V", help="as -o, for the target")
 
 
@@ -332,10 +354,10 @@ def _add_looking(commands: Any) -> None:
     _add(p, "url", "option")
 
     p = _command(commands, "inspect", _inspect, "tell what is in an image")
-    _add(p, "place", "store", "option", "signature")
+    _add(p, "place", "store", "option", "trust", "signature")
 
     p = _command(commands, "verify", _verify, "verify an image where it lies")
-    _add(p, "place", "store", "option", "signature", "history", "jobs", "dask")
+    _add(p, "place", "store", "option", "trust", "signature", "history", "jobs", "dask")
     p.add_argument("--shallow", action="store_true", help="look only whether every blob is there, with a possible size")
 
     p = _command(commands, "ls", _ls, "list a folder inside an image, without pulling it")
@@ -343,24 +365,24 @@ def _add_looking(commands: Any) -> None:
     p.add_argument(
         "path", metavar="PATH", nargs="?", default=WORLD, help="inside the image (%(default)s); / is its top"
     )
-    _add(p, "store", "option", "signature")
+    _add(p, "store", "option", "trust", "signature")
 
     p = _command(commands, "cat", _cat, "print a file inside an image, such as trace/messages.jsonl")
     _add(p, "place")
     p.add_argument("path", metavar="PATH", help="inside the image; the agent's files are below world/fs")
-    _add(p, "store", "option", "signature")
+    _add(p, "store", "option", "trust", "signature")
 
     p = _command(commands, "diff", _diff, "compare two images: files, environment, messages")
     p.add_argument("first", metavar="URL|CID")
     p.add_argument("second", metavar="URL|CID")
-    _add(p, "store", "option", "signature")
+    _add(p, "store", "option", "trust", "signature")
     _command(commands, "tags", _tags, "list the tags beside an image, where a registry has them", "url", "option")
 
 
 def _add_keeping(commands: Any) -> None:
     """Add the commands that keep a registry and the store in order."""
     p = _command(commands, "prune", _prune, "remove blobs of a registry that its image does not reach")
-    _add(p, "url", "option", "grace", "yes")
+    _add(p, "url", "option", "trust", "grace", "yes")
     _command(commands, "log", _log, "list the images of the store, newest first", "store")
     _command(commands, "gc", _gc, "remove blobs of the store that no image reaches", "store", "grace", "yes")
 
@@ -397,6 +419,9 @@ _ARGUMENTS: dict[str, Callable[[argparse.ArgumentParser], object]] = {
     "store": lambda p: p.add_argument("--store", metavar="FOLDER", help="$PF_STORE, else ~/.processfork"),
     "option": lambda p: p.add_argument(
         "-o", "--option", action="append", default=[], metavar="K=V", help="a storage option; V may be JSON"
+    ),
+    "trust": lambda p: p.add_argument(
+        "--trust", action="append", metavar="FILE", help="only what this public key, or another, has signed"
     ),
     "signature": lambda p: p.add_argument(
         "--require-signature", action="store_true", help="refuse the published default key"
@@ -489,8 +514,11 @@ def _lines(result: object) -> Iterator[str]:
                 f"{verb} {result.sent} blobs, {human(result.sent_bytes)}; copied {result.copied} there; "
                 f"{result.skipped} were there; {result.images} images in {result.seconds:.2f} s"
             )
+            if isinstance(result, Copied):
+                yield from (f"source {line}" for line in _published(result.trust, result.source))
         case Pulled():
             yield f"{result.cid} ({result.trust.status}: {result.trust.by})"
+            yield from _published(result.trust, result.reference)
             yield (
                 f"received {result.received} blobs, {human(result.received_bytes)}; {result.skipped} were there; "
                 f"{result.images} images in {result.seconds:.2f} s"
@@ -501,11 +529,13 @@ def _lines(result: object) -> Iterator[str]:
                 f"{result.files} files, {result.folders} folders, {result.links} links, {human(result.size)} "
                 f"in {result.seconds:.2f} s"
             )
+            yield from _published(result.trust, None)
         case Verified():
             yield f"{result.cid} at {result.reference}: fine"
             how = "read and verified" if result.deep else "looked up"
             yield f"{result.blobs} blobs, {human(result.stored)}, {how} in {result.seconds:.2f} s"
             yield _trust(result.trust)
+            yield from _published(result.trust, result.reference)
         case Inspection():
             yield from _inspection(result)
         case Pruned() | Collected():
@@ -551,6 +581,7 @@ def _inspection(result: Inspection) -> Iterator[str]:
     yield f"created  {manifest.created_at}"
     yield f"parents  {' '.join(map(str, manifest.parents)) or 'none'}"
     yield f"signed   {_trust(result.trust)}"
+    yield from (f"         {line}" for line in _published(result.trust, result.reference))
     for layer in result.layers:
         yield f"  {layer.name:<15} {layer.digest.short}  {layer.blobs:>7} blobs  {human(layer.stored):>10}"
     yield f"  {'all':<15} {'':<12}  {result.blobs:>7} blobs  {human(result.stored):>10}"
@@ -568,8 +599,20 @@ def _difference(result: Difference) -> Iterator[str]:
         yield from (one_line(f"{sign} {m.get('role', '?')}: {m.get('content', '')}", limit=100) for m in messages)
 
 
-def _trust(trust: Any) -> str:
+def _trust(trust: Trust | None) -> str:
     return "no signature in a store" if trust is None else f"{trust.status} ({trust.by})"
+
+
+def _published(trust: Trust | None, reference: str | None) -> Iterator[str]:
+    """Tell what a key has signed beside the image; what it published elsewhere is a copy, or a substitute."""
+    if trust is not None and trust.reference is not None:
+        place = f"at {trust.reference}"
+        if reference is not None:
+            # On IPFS, where what is in an image names it, "ipfs://" is all that could be signed.
+            address, signed = parse(reference).address, trust.reference
+            here = address == signed or (signed.endswith("://") and address.startswith(signed))
+            place = "here" if here else f"at another reference, {signed}"
+        yield one_line(f"published {place}, as number {trust.sequence}, {trust.time}")
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from pfreg.local_files import LocalFiles
 from pfreg.manifest import Manifest
 from pfreg.progress import Progress
 from pfreg.registry import Foretells, Registry
-from pfreg.signing import HmacVerifier, check_signature
+from pfreg.signing import HmacVerifier, Signature, Verifier, check_signature
 from pfreg.store import Store
 from pfreg.transfer import Moved, Plan, Sender, confirm, plan, send, transfer, workers
 
@@ -43,6 +43,7 @@ class Order:
     progress: Progress
     dry_run: bool = False
     executor: Executor | None = None
+    keys: Verifier | None = None  # judges signatures by keys, where there is one to judge
 
     @property
     def sender(self) -> Sender:
@@ -86,7 +87,7 @@ def deliver(source: BlobTree, target: Registry, manifest: Manifest, signature: b
     wanted, ancestors = reach(manifest, source.content, order.history, source.limits)
     target.check_expect(order.expect)
     there, beside = target.readable()
-    standing = there == manifest.raw and beside is not None and _vouches(beside, manifest.raw, signature, target.scheme)
+    standing = there == manifest.raw and beside is not None and _vouches(beside, manifest.raw, signature, target, order)
     todo = plan(source, target, wanted)
     if not (standing and not todo.todo) and _foretold(source, target, todo, manifest.raw, signature, order):
         standing, todo = True, Plan(wanted, {}, {**todo.todo, **todo.skipped})
@@ -126,18 +127,27 @@ def _foretold(source: BlobTree, target: Registry, todo: Plan, manifest: bytes, s
     return target.committed is not None and target.fs.holds(target.committed)
 
 
-def _vouches(there: bytes, manifest: bytes, ours: bytes, scheme: str) -> bool:
-    """Tell whether the signature that is there is ours, or as good: then one with more in it is not overwritten."""
+def _vouches(there: bytes, manifest: bytes, ours: bytes, target: Registry, order: Order) -> bool:
+    """Tell whether the signature that is there is ours, or as good: then one with more in it is not overwritten.
+
+    As good is what the same key says of the same manifest and reference, whenever it did. A signature by a key that
+    nobody here can judge is as good as itself only.
+    """
     if there == ours:
         return True
     try:
-        new, old = (
-            check_signature(manifest, signature, verifier=HmacVerifier.for_scheme(scheme))
-            for signature in (ours, there)
-        )
+        judges: list[Verifier] = [HmacVerifier.for_scheme(target.scheme)]
+        if Signature.from_bytes(ours).bundle is not None:
+            if order.keys is None:
+                return False
+            judges.append(order.keys)
+        for judge in judges:
+            new, old = (check_signature(manifest, signature, verifier=judge) for signature in (ours, there))
+            if (new.status, new.by, new.reference) != (old.status, old.by, old.reference):
+                return False
     except SignatureError:
         return False
-    return new == old
+    return True
 
 
 class ReadThrough:

@@ -35,12 +35,14 @@ from pfreg.errors import (
 )
 from pfreg.files import translated
 from pfreg.fstree import Tree
+from pfreg.key_signatures import KeySigner, KeyVerifier, next_sequence, verifier_for
+from pfreg.keys import KeySource, PrivateKey, TrustedKeys, trusted
 from pfreg.manifest import Manifest
 from pfreg.progress import Progress
 from pfreg.reference import parse
 from pfreg.registry import HasTags, Keeps, Published, Registry, parse_expect
 from pfreg.results import Cloned, Copied, Inspection, LayerSize, Pruned, Pulled, Pushed, Verified
-from pfreg.signing import HmacSigner, HmacVerifier, Signer, Trust, Verifier
+from pfreg.signing import HmacSigner, Signer, Trust, Verifier
 from pfreg.store import GRACE, Store, check_grace
 from pfreg.transfer import Moved, check_blobs, plan, transfer
 from pfreg.world_checkout import SetId, checkout_tree
@@ -155,6 +157,8 @@ def push(
     store: StorePlace = None,
     storage_options: Options | None = None,
     signer: Signer | None = None,
+    signing_key: KeySource | None = None,
+    trusted_keys: TrustedKeys | None = None,
     history: int | str = 0,
     base: Place | None = None,
     expect: str | Digest | None = None,
@@ -176,6 +180,11 @@ def push(
         Passed to the filesystem.
     signer : Signer, optional
         Signs the manifest; by default what the environment asks for (``PF_FILE_REG_SIGN_KEY`` and its siblings).
+    signing_key : path-like, bytes, or a private key of ``cryptography``, optional
+        Signs the manifest, too: an Ed25519 or ECDSA P-256 key; see :meth:`pfreg.keys.PrivateKey.load`.
+    trusted_keys : sequence of keys, optional
+        Who else signs at this reference: the sequence goes on from the highest of theirs and of `signing_key`'s own. By
+        default the files that ``PFREG_TRUSTED_KEYS`` names.
     history : int or "all"
         How many generations of parents to take along, so that the receiver can still merge.
     base : str or path-like, optional
@@ -201,16 +210,20 @@ def push(
         If a blob in the store is damaged.
     Conflict
         If the root holds another image than `expect`.
+    BadKey, SignatureError
+        If the key cannot be used.
     BadReference, AccessDenied, TransferError, StorageFull
         If the registry cannot be reached or written.
     """
     start = time.perf_counter()
     target = Registry.open(url, storage_options=storage_options)
     place = _base(base, target, storage_options)
-    order = Order(history, place, parse_expect(expect), jobs, Progress(callback), dry_run)
+    key = None if signing_key is None else PrivateKey.load(signing_key)
+    judge = None if key is None else KeyVerifier(key.public)
+    order = Order(history, place, parse_expect(expect), jobs, Progress(callback), dry_run, keys=judge)
     local = open_store(store, create=False)
     manifest = local.manifest(cid_of(cid))
-    signature = (signer or HmacSigner.for_scheme(target.scheme)).sign(manifest.raw)
+    signature = _signer(target, signer, key, trusted_keys).sign(manifest.raw)
     done = deliver(local, target, manifest, signature, order)
     return Pushed(
         cid=manifest.cid,
@@ -229,6 +242,7 @@ def pull(
     store: StorePlace = None,
     storage_options: Options | None = None,
     verifier: Verifier | None = None,
+    trusted_keys: TrustedKeys | None = None,
     require_signature: bool = False,
     history: int | str = 0,
     expect: str | Digest | None = None,
@@ -247,6 +261,9 @@ def pull(
         Passed to the filesystem.
     verifier : Verifier, optional
         Judges the signature; by default what the environment asks for.
+    trusted_keys : sequence of keys, optional
+        Only signatures by these keys count: paths, contents or objects of public keys, Ed25519 or ECDSA P-256; see
+        :meth:`pfreg.keys.PublicKey.load`. By default the files that ``PFREG_TRUSTED_KEYS`` names, if it is set.
     require_signature : bool
         Refuse what is only signed with the published default key.
     history : int or "all"
@@ -270,13 +287,15 @@ def pull(
         If anything is not what was signed.
     Conflict
         If the root holds another image than `expect`.
+    BadKey
+        If a trusted key cannot be used.
     """
     start = time.perf_counter()
     depth_of(history)
-    parse(url)  # a malformed reference makes no store
+    judge = verifier_for(parse(url).scheme, verifier=verifier, trusted_keys=trusted_keys)  # mistakes make no store
     local = open_store(store)
     source = Registry.open(url, storage_options=storage_options, limits=local.limits)
-    image = _read(source, verifier, require_signature, expect)
+    image = _read(source, judge, require_signature, expect)
     content = ReadThrough(source, local)
     try:
         wanted, ancestors = reach(image.manifest, content, history, local.limits)
@@ -305,6 +324,7 @@ def clone(
     *,
     storage_options: Options | None = None,
     verifier: Verifier | None = None,
+    trusted_keys: TrustedKeys | None = None,
     require_signature: bool = False,
     expect: str | Digest | None = None,
     set_id: SetId = "refuse",
@@ -320,7 +340,7 @@ def clone(
         The reference of the root.
     target : path-like
         The folder, which must not exist. It is complete afterwards, or absent.
-    storage_options, verifier, require_signature, expect, jobs
+    storage_options, verifier, trusted_keys, require_signature, expect, jobs
         See :func:`pull`.
     set_id : {"refuse", "drop", "keep"}
         What to do about set-uid and set-gid bits of files.
@@ -340,7 +360,8 @@ def clone(
     """
     start = time.perf_counter()
     source = Registry.open(url, storage_options=storage_options)
-    image = _read(source, verifier, require_signature, expect)
+    judge = verifier_for(source.scheme, verifier=verifier, trusted_keys=trusted_keys)
+    image = _read(source, judge, require_signature, expect)
     rules = _Rules(set_id, links_inside, jobs, Progress(callback))
     return _place(source, image.manifest, image.trust, target, rules, start)
 
@@ -369,6 +390,7 @@ def copy(
     storage_options: Options | None = None,
     target_options: Options | None = None,
     verifier: Verifier | None = None,
+    trusted_keys: TrustedKeys | None = None,
     require_signature: bool = False,
     history: int | str = 0,
     base: Place | None = None,
@@ -388,7 +410,7 @@ def copy(
         The references of the two roots.
     storage_options, target_options : mapping, optional
         Passed to the filesystem of the source and of the target.
-    verifier, require_signature
+    verifier, trusted_keys, require_signature
         About the source's signature, which is copied as it is; see :func:`pull`.
     history : int or "all"
         How many generations of parents to take along.
@@ -416,9 +438,11 @@ def copy(
     origin = Registry.open(source, storage_options=storage_options)
     place = Registry.open(target, storage_options=target_options)
     check_executor(executor, target=place)
+    judge = verifier_for(origin.scheme, verifier=verifier, trusted_keys=trusted_keys)
+    keys = judge if isinstance(judge, KeyVerifier) else None
     near = _base(base, place, target_options) or (origin if place.copies_from(origin) else None)
-    order = Order(history, near, parse_expect(expect), jobs, Progress(callback), executor=executor)
-    image = _read(origin, verifier, require_signature, None)
+    order = Order(history, near, parse_expect(expect), jobs, Progress(callback), executor=executor, keys=keys)
+    image = _read(origin, judge, require_signature, None)
     done = deliver(origin, place, image.manifest, image.signature, order)
     return Copied(
         cid=image.manifest.cid,
@@ -450,6 +474,7 @@ def inspect(
     store: StorePlace = None,
     storage_options: Options | None = None,
     verifier: Verifier | None = None,
+    trusted_keys: TrustedKeys | None = None,
     require_signature: bool = False,
 ) -> Inspection:
     """Tell what is in an image: its layers with their sizes, its blobs, parents and signature.
@@ -460,10 +485,10 @@ def inspect(
     ----------
     place : str, Digest or path-like
         The reference of a root, or the CID of an image in `store`.
-    store, storage_options, verifier, require_signature
-        See :func:`pull`.
+    store, storage_options, verifier, trusted_keys, require_signature
+        See :func:`pull`. An image in a store has no signature; its CID is what it is known by.
     """
-    return describe(*_open(place, store, storage_options, verifier, require_signature))
+    return describe(*_open(place, store, storage_options, _Asked(verifier, trusted_keys, require_signature)))
 
 
 def describe(tree: BlobTree, manifest: Manifest, trust: Trust | None) -> Inspection:
@@ -495,6 +520,7 @@ def verify(
     deep: bool = True,
     storage_options: Options | None = None,
     verifier: Verifier | None = None,
+    trusted_keys: TrustedKeys | None = None,
     require_signature: bool = False,
     history: int | str = 0,
     jobs: int | None = None,
@@ -509,8 +535,8 @@ def verify(
         The reference of a root, or the CID of an image in `store`.
     deep : bool
         Read every blob. Otherwise look only whether each is there, with a size that its content can have.
-    store, storage_options, verifier, require_signature, history, jobs, callback
-        See :func:`pull`.
+    store, storage_options, verifier, trusted_keys, require_signature, history, jobs, callback
+        See :func:`pull`. An image in a store has no signature; its CID is what it is known by.
     executor : concurrent.futures.Executor, optional
         Whose workers read the blobs; see :func:`copy`.
 
@@ -526,7 +552,7 @@ def verify(
     start = time.perf_counter()
     depth_of(history)
     check_executor(executor)
-    tree, manifest, trust = _open(place, store, storage_options, verifier, require_signature)
+    tree, manifest, trust = _open(place, store, storage_options, _Asked(verifier, trusted_keys, require_signature))
     wanted, ancestors = reach(manifest, tree.content, history, tree.limits)
     sizes = tree.present(wanted)
     _demand(tree, [f"{digest} is missing" for digest in wanted if digest not in sizes], BlobNotFound)
@@ -582,6 +608,7 @@ def prune(
     dry_run: bool = True,
     storage_options: Options | None = None,
     verifier: Verifier | None = None,
+    trusted_keys: TrustedKeys | None = None,
 ) -> Pruned:
     """Remove from a root what its image, and the ancestors that are there, do not reach.
 
@@ -593,7 +620,7 @@ def prune(
         Seconds; anything younger stays, and so does what the filesystem cannot tell the age of, unless this is 0.
     dry_run : bool
         Only tell what would be removed.
-    storage_options, verifier
+    storage_options, verifier, trusted_keys
         See :func:`pull`.
 
     Raises
@@ -605,7 +632,8 @@ def prune(
     root = Registry.open(url, storage_options=storage_options)
     if isinstance(root.fs, Keeps):
         raise UnsupportedRegistry("holds nothing but its image", operation="prune", place=root.name)
-    manifest = _read(root, verifier, False, None).manifest
+    judge = verifier_for(root.scheme, verifier=verifier, trusted_keys=trusted_keys)
+    manifest = _read(root, judge, False, None).manifest
     reachable, ancestors = reach(manifest, root.content, "all", root.limits)
     reachable.update((ancestor.cid, None) for ancestor in ancestors)
     before = time.time() - grace
@@ -673,22 +701,44 @@ def _base(base: Place | None, target: Registry, options: Options | None) -> Regi
     return found
 
 
-def _read(root: Registry, verifier: Verifier | None, require: bool, expect: str | Digest | None) -> Published:
+def _signer(target: Registry, signer: Signer | None, key: PrivateKey | None, others: TrustedKeys | None) -> Signer:
+    if key is None:
+        if others is not None:
+            raise BadOption("trusted_keys is about the sequence of signing_key", hint="give signing_key, too")
+        return signer or HmacSigner.for_scheme(target.scheme)
+    if signer is not None:
+        raise BadOption("signer and signing_key both say who signs", hint="give one of them")
+    address, known = target.location.reference.address, (key.public, *(trusted(others) or ()))
+    sequence = next_sequence(target.readable()[1], address, known)
+    return KeySigner(key, reference=address, sequence=sequence, hmac=HmacSigner.for_scheme(target.scheme))
+
+
+def _read(root: Registry, judge: Verifier, require: bool, expect: str | Digest | None) -> Published:
     wish = parse_expect(expect)
-    image = root.image(verifier=verifier or HmacVerifier.for_scheme(root.scheme), require_signature=require)
+    image = root.image(verifier=judge, require_signature=require)
     if wish is not None and image.manifest.cid != wish:
         raise Conflict(f"holds {image.manifest.cid}, not {wish}", operation="read", place=root.name)
     return image
 
 
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What a caller asks of a signature."""
+
+    verifier: Verifier | None
+    trusted_keys: TrustedKeys | None
+    require: bool
+
+
 def _open(
-    place: Place, store: StorePlace, options: Options | None, verifier: Verifier | None, require: bool
+    place: Place, store: StorePlace, options: Options | None, asked: _Asked
 ) -> tuple[BlobTree, Manifest, Trust | None]:
     if isinstance(place, Digest) or (isinstance(place, str) and place.startswith("sha256:")):
         local = open_store(store, create=False)
         return local, local.manifest(cid_of(place)), None
     root = Registry.open(place, storage_options=options)
-    image = _read(root, verifier, require, None)
+    judge = verifier_for(root.scheme, verifier=asked.verifier, trusted_keys=asked.trusted_keys)
+    image = _read(root, judge, asked.require, None)
     return root, image.manifest, image.trust
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 __all__ = [
     "AccessDenied",
+    "BadKey",
     "BadName",
     "BadOption",
     "BadReference",
@@ -90,6 +91,10 @@ class BadReference(PfregError, ValueError):
 
 class BadOption(PfregError, ValueError):
     """An argument of a call or of the command line has no meaning."""
+
+
+class BadKey(PfregError, ValueError):
+    """A key is missing, unreadable, too large, or of another kind than what is expected."""
 
 
 class MissingDependency(PfregError, ImportError):

@@ -27,6 +27,7 @@ from pfreg.fstree import Entry
 from pfreg.image_index import PAGES, WORLD
 from pfreg.image_reader import ImageReader
 from pfreg.imagefs import PfimgFileSystem
+from pfreg.keys import TrustedKeys
 from pfreg.layout import image_path
 from pfreg.manifest import Manifest
 from pfreg.progress import human
@@ -224,7 +225,7 @@ class Image:
             "agent": f"{self.manifest.agent.kind} ({self.manifest.agent.fingerprint} {self.manifest.agent.version})",
             "created": self.manifest.created_at,
             "parents": ", ".join(parent.short for parent in self.manifest.parents) or "none",
-            "signature": "none in a store" if self.trust is None else f"{self.trust.status} ({self.trust.by})",
+            "signature": "none in a store" if self.trust is None else str(self.trust),
         }
         layers = self.inspect().layers
         head = "".join(_row(name, text) for name, text in facts.items())
@@ -242,6 +243,7 @@ def open_image(
     verify: bool = True,
     secret: str | None = None,
     verifier: Verifier | None = None,
+    trusted_keys: TrustedKeys | None = None,
     require_signature: bool = False,
     expected_digest: str | Digest | None = None,
     cache: str | None = None,
@@ -256,7 +258,7 @@ def open_image(
         For a CID; ``$PF_STORE``, else ``~/.processfork``, by default.
     storage_options : mapping, optional
         Passed to the filesystem.
-    verify, secret, verifier, require_signature, expected_digest, cache
+    verify, secret, verifier, trusted_keys, require_signature, expected_digest, cache
         See :class:`pfreg.PfimgFileSystem`.
 
     Raises
@@ -268,6 +270,7 @@ def open_image(
     """
     if isinstance(place, Digest) or (isinstance(place, str) and place.startswith("sha256:")):
         local = open_store(store, create=False)
+        expected_digest = Digest.parse(place) if expected_digest is None else expected_digest
         place = local.path_in(image_path(Digest.parse(place)))
     return Image(
         PfimgFileSystem(
@@ -276,6 +279,7 @@ def open_image(
             verify=verify,
             secret=secret,
             verifier=verifier,
+            trusted_keys=trusted_keys,
             require_signature=require_signature,
             expected_digest=expected_digest,
             cache=cache,

@@ -27,6 +27,7 @@ from pfreg.digest import Digest
 from pfreg.errors import ImageNotFound, IntegrityError, IsFolder, PathNotFound
 from pfreg.fstree import Tree
 from pfreg.image_index import BLOBS, PAGES, WORLD, Index, Node, blob_nodes, page_nodes, top, tree_nodes
+from pfreg.key_signatures import KeyVerifier
 from pfreg.manifest import Manifest
 from pfreg.reference import Location
 from pfreg.registry import Registry
@@ -55,7 +56,7 @@ class Judgement:
     require_signature : bool
         Refuse what is only signed with the published default key, and every image in a store.
     expected : Digest, optional
-        Its CID.
+        Its CID. Where only keys count, an image in a store needs it.
     """
 
     verifier: Verifier
@@ -229,8 +230,9 @@ def _store_around(location: Location) -> BlobTree:
 
 
 def _recorded(store: BlobTree, cid: Digest, judgement: Judgement) -> Manifest:
-    if judgement.require_signature:
-        raise IntegrityError("a store keeps no signatures", operation="open", place=store.name)
+    if judgement.require_signature or (isinstance(judgement.verifier, KeyVerifier) and judgement.expected is None):
+        hint = "" if judgement.require_signature else "expected_digest says which image it must be"
+        raise IntegrityError("a store keeps no signatures", operation="open", place=store.name, hint=hint)
     (raw,) = store.files.read_many([store.path_in(layout.image_path(cid))], limit=store.limits.manifest_bytes)
     if raw is None:
         raise ImageNotFound("no such image in this store", operation="open", place=store.name)

@@ -12,6 +12,8 @@ Rules
 - ``find``, ``glob``, ``walk`` and ``get`` deal in files and folders: a link to a file inside the tree is that file.
   Links to folders work in paths, and like those that lead nowhere they are shown by ``ls`` only, so that no walk ends
   in a circle. ``blobs/`` is there by name, but not in the listing of the top, or everything would be found twice.
+- An instance that is pickled, or written as JSON, takes the trusted keys along, not their paths, and those of the
+  environment, too: what is not trusted here is not trusted in another process.
 - Options that name a secret reach neither a ``repr``, nor an error, nor ``to_json(include_password=False)``.
 - A forked child opens the image, and its connections, anew.
 """
@@ -31,6 +33,8 @@ from pfreg.errors import BadOption, IsFolder, ReadOnlyImage
 from pfreg.image_file import ImageFile
 from pfreg.image_index import Node
 from pfreg.image_reader import ImageReader, Judgement, Unjudged
+from pfreg.key_signatures import KeyVerifier
+from pfreg.keys import PublicKey, TrustedKeys, public_keys, trusted
 from pfreg.reference import Location, locate
 from pfreg.signing import HmacVerifier, Verifier
 from pfreg.store import Store
@@ -60,6 +64,9 @@ class PfimgFileSystem(AbstractArchiveFileSystem):  # type: ignore[misc]
         The shared secret of the signature; by default what the environment has.
     verifier : Verifier, optional
         Judges the signature, in place of `secret`.
+    trusted_keys : sequence of keys, optional
+        Only signatures by these keys count; see :func:`pfreg.pull`. By default the files that ``PFREG_TRUSTED_KEYS``
+        names, if it is set. An image in a store, which keeps no signatures, then needs its `expected_digest`.
     require_signature : bool
         Refuse what is only signed with the published default key.
     expected_digest : str or Digest, optional
@@ -74,7 +81,9 @@ class PfimgFileSystem(AbstractArchiveFileSystem):  # type: ignore[misc]
     Raises
     ------
     BadOption
-        If an option is unknown.
+        If an option is unknown, or two contradict each other.
+    BadKey
+        If a trusted key cannot be used.
     """
 
     protocol = "pfimg"
@@ -90,6 +99,7 @@ class PfimgFileSystem(AbstractArchiveFileSystem):  # type: ignore[misc]
         verify: bool = True,
         secret: str | None = None,
         verifier: Verifier | None = None,
+        trusted_keys: TrustedKeys | None = None,
         require_signature: bool = False,
         expected_digest: str | Digest | None = None,
         cache: str | os.PathLike[str] | None = None,
@@ -100,8 +110,10 @@ class PfimgFileSystem(AbstractArchiveFileSystem):  # type: ignore[misc]
         if unknown:
             hint = "options of the target go under its scheme, as in {'s3': {...}}, or into target_options"
             raise BadOption(f"pfimg has no option {unknown[0]!r}", operation="open", hint=hint)
-        if not verify and (secret or verifier or require_signature):
+        if not verify and (secret or verifier or trusted_keys is not None or require_signature):
             raise BadOption("verify=False leaves nothing to judge with a key", operation="open")
+        if trusted_keys is not None and (secret or verifier):
+            raise BadOption("trusted_keys is given, and something else that judges", operation="open")
         if not fo:
             raise BadOption("no image", operation="open", hint="pfimg://<path inside>::s3://bucket/prefix, or fo=")
         super().__init__(**storage_options)
@@ -109,6 +121,7 @@ class PfimgFileSystem(AbstractArchiveFileSystem):  # type: ignore[misc]
         self._target_options = dict(target_options or {})
         self._scheme = target_protocol
         self._verify, self._secret, self._verifier = verify, secret, verifier
+        self._keys = None if trusted_keys is None else public_keys(trusted_keys)
         self._require = require_signature
         self._expected = None if expected_digest is None else Digest.parse(expected_digest)
         self._folder = None if cache is None else os.path.abspath(os.path.expanduser(cache))
@@ -154,15 +167,24 @@ class PfimgFileSystem(AbstractArchiveFileSystem):  # type: ignore[misc]
 
     def _judgement(self, location: Location) -> Judgement:
         verifier: Verifier
+        keys = self._trusted()
         if not self._verify:
             verifier = Unjudged()
         elif self._verifier is not None:
             verifier = self._verifier
         elif self._secret is not None:
             verifier = HmacVerifier(self._secret)
+        elif keys is not None:
+            verifier = KeyVerifier(keys)
         else:
             verifier = HmacVerifier.for_scheme(_innermost(location.reference.scheme, self._target_options))
         return Judgement(verifier, self._require, self._expected)
+
+    def _trusted(self) -> tuple[PublicKey, ...] | None:
+        """Return the keys that count, None where something else judges."""
+        if not self._verify or self._verifier is not None or self._secret is not None:
+            return None
+        return trusted(self._keys)
 
     def _place(self) -> str:
         if self._scheme is None or "://" in self.fo:
@@ -178,6 +200,16 @@ class PfimgFileSystem(AbstractArchiveFileSystem):  # type: ignore[misc]
         """Return what this instance is made of, without anything that could be a secret if so asked."""
         value: dict[str, Any] = super().to_dict(include_password=include_password)
         return value if include_password else _without_secrets(value)
+
+    @property
+    def storage_options(self) -> dict[str, Any]:
+        """What this instance was made with, the trusted keys themselves in place of what named them."""
+        keys = self._trusted()
+        return self._options if keys is None else {**self._options, "trusted_keys": [key.pem for key in keys]}
+
+    @storage_options.setter
+    def storage_options(self, options: dict[str, Any]) -> None:  # fsspec does so, once the instance is made
+        self._options = options
 
     # -- looking -------------------------------------------------------------------------------------------------
 
@@ -295,7 +327,9 @@ def _innermost(scheme: str, options: Mapping[str, Any]) -> str:
     return scheme
 
 
-_HARMLESS = frozenset({"cls", "protocol", "args", "fo", "target_protocol", "expected_digest", "cache", "store"})
+_HARMLESS = frozenset(
+    {"cls", "protocol", "args", "fo", "target_protocol", "trusted_keys", "expected_digest", "cache", "store"}
+)
 
 
 def _without_secrets(value: Mapping[str, Any]) -> dict[str, Any]:

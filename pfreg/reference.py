@@ -84,6 +84,14 @@ class Reference:
     scheme: str
     target: str
 
+    @property
+    def address(self) -> str:
+        """The reference in one spelling, whichever was typed: what a signature by a key says where an image lies."""
+        if self.scheme == "file" and os.path.isabs(self.target):
+            return Path(self.target).as_uri()
+        whole = self.target if "://" in self.target else f"{self.scheme}://{self.target}"
+        return whole if whole.endswith("://") else whole.rstrip("/")
+
     def __str__(self) -> str:
         return self.text
 

@@ -12,8 +12,8 @@ Rules
   moment, whoever stops where, the file vouches for the manifest that is there. The original ignores the field.
 - Signatures are compared in constant time. No secret appears in a ``repr``, an error or a result.
 
-HMAC is what the original knows. Real keys are further :class:`Signer` and :class:`Verifier` classes, which carry their
-signatures in the ``bundle`` field.
+HMAC is what the original knows. For real keys ``key_signatures`` has further :class:`Signer` and :class:`Verifier`
+classes, which carry their signatures in the ``bundle`` field.
 """
 
 from __future__ import annotations
@@ -67,10 +67,24 @@ class Trust:
         ``unsigned`` for the published default key.
     by : str
         What it was checked against, for people: the name of a variable or of a key.
+    reference : str or None
+        Where a key says that the image was published, as :attr:`pfreg.Reference.address` spells it; a copy lies
+        elsewhere.
+    sequence : int or None
+        Which publication there a key says it was, counted from 1. Whoever has seen a higher one sees a rollback.
+    time : str or None
+        When, in UTC, by the signer's clock: ``2026-01-02T03:04:05Z``.
     """
 
     status: Literal["verified", "unsigned"]
     by: str
+    reference: str | None = None
+    sequence: int | None = None
+    time: str | None = None
+
+    def __str__(self) -> str:
+        text = f"{self.status} ({self.by})"
+        return text if self.reference is None else f"{text}: {self.reference}, publication {self.sequence}, {self.time}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +100,7 @@ class Signature:
     signature : str
         64 hexadecimal digits.
     bundle : str or None
-        Room for signatures of real keys.
+        Signatures of real keys; see ``bundle.py``.
     previous : str or None
         The signature of the manifest that this one is about to replace, as the text of its file.
     """

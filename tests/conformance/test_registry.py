@@ -13,6 +13,7 @@ from fsspec.callbacks import Callback
 import pfreg
 from tests.conformance.places import Place, Registry
 from tests.conftest import listing, make_tree, stored_blobs
+from tests.formats.some_keys import ED25519, P256, spki
 
 NewStore = Callable[[str], pfreg.Store]
 
@@ -339,6 +340,21 @@ def test_secrets_sign(
         monkeypatch.setenv(f"PF_{name}_REG_SIGN_KEY", "another secret")
     with pytest.raises(pfreg.SignatureError):
         pfreg.pull(url, store=new_store("other"), storage_options=place.options)
+
+
+def test_keys_sign(image: pfreg.Snapshotted, store: pfreg.Store, place: Place, new_store: NewStore) -> None:
+    typed, options = place.url, place.options
+    _, url = push(image, place, store, signing_key=P256)
+    trust = pfreg.pull(url, store=new_store("to"), storage_options=options, trusted_keys=[spki(P256)]).trust
+    assert (trust.status, trust.reference, trust.sequence) == ("verified", pfreg.parse(typed).address, 1)
+    assert pfreg.verify(url, storage_options=options).trust == pfreg.Trust("unsigned", "published default key")
+    with pytest.raises(pfreg.SignatureError):
+        pfreg.verify(url, storage_options=options, trusted_keys=[spki(ED25519)])
+    if url == typed:  # where content names the place, there is nothing to come back to
+        again, _ = push(image, place, store, signing_key=P256)
+        assert (again.published, again.sent) == (False, 0)
+        push(image, place, store, signing_key=ED25519, trusted_keys=[spki(P256)])
+        assert pfreg.inspect(url, storage_options=options, trusted_keys=[spki(ED25519)]).trust.sequence == 2
 
 
 def test_the_default_key_is_no_signature(image: pfreg.Snapshotted, store: pfreg.Store, place: Place) -> None:
