@@ -25,8 +25,9 @@ from huggingface_hub import BucketFile, HfApi
 
 from pfreg.errors import BadReference, TargetExists, UnsupportedRegistry
 from pfreg.filesystems.hf_calls import Patience, call, quiet, transferring
-from pfreg.filesystems.hf_read import HubFile, Span, download
+from pfreg.filesystems.hf_read import Span, download
 from pfreg.filesystems.hf_transaction import OutgoingFile
+from pfreg.filesystems.range_file import RangeFile
 
 __all__ = ["HfBucketFileSystem"]
 
@@ -202,7 +203,7 @@ class HfBucketFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec ha
 
     def _open(self, path: str, mode: str = "rb", block_size: int | None = None, **kwargs: Any) -> Any:
         if mode == "rb":
-            return HubFile(self, self._strip_protocol(path), block_size or READ_AHEAD)
+            return RangeFile(self, self._strip_protocol(path), block_size or READ_AHEAD)
         if mode != "wb":
             raise UnsupportedRegistry(f"files here cannot be opened with mode {mode!r}", place=path)
         handle, local = tempfile.mkstemp(prefix="pfreg-hf-")

@@ -29,8 +29,9 @@ from pfreg.errors import BadOption, ImageNotFound, UnsupportedRegistry
 from pfreg.filesystems.hf_calls import Patience, call, transferring, translated
 from pfreg.filesystems.hf_commit import Stored
 from pfreg.filesystems.hf_place import Branch, HubPath, PinnedPath
-from pfreg.filesystems.hf_read import HubFile, Span, download
+from pfreg.filesystems.hf_read import Span, download
 from pfreg.filesystems.hf_repository import head_of, references
+from pfreg.filesystems.range_file import RangeFile
 
 __all__ = ["HfPinnedFileSystem"]
 
@@ -369,7 +370,9 @@ class HfPinnedFileSystem(HfFileSystem):
     ) -> Any:
         if mode != "rb":
             raise UnsupportedRegistry(f"files here cannot be opened with mode {mode!r}", place=path)
-        return HubFile(self, self.resolve_path(path, revision).unresolve(), block_size or self.block_size or READ_AHEAD)
+        return RangeFile(
+            self, self.resolve_path(path, revision).unresolve(), block_size or self.block_size or READ_AHEAD
+        )
 
     def _get_instance_state(self) -> dict[str, Any]:
         return {"_pins": dict(self._pins)}

@@ -14,7 +14,6 @@ Rules
 
 from __future__ import annotations
 
-import io
 import os
 import threading
 from collections.abc import Iterator, Mapping
@@ -35,6 +34,7 @@ from obstore.exceptions import (
 from obstore.store import S3Store
 
 from pfreg.errors import BadOption
+from pfreg.filesystems.range_file import RangeFile
 from pfreg.filesystems.s3_options import Untranslatable, translate
 from pfreg.filesystems.s3_swap import Swapping
 
@@ -177,14 +177,14 @@ class ObstoreFileSystem(Swapping, AbstractFileSystem):  # type: ignore[misc]  # 
         """Return an object's bytes, or some of them; no more than those travel, but for what is on its way already."""
         store, key = self._at(path)
         with _translated(path):
+            if start:
+                first, last, _ = slice(start, end).indices(obstore.head(store, key)["size"])
+                return obstore.get_range(store, key, start=first, end=last).to_bytes() if first < last else b""
             answer = obstore.get(store, key)
-            size = answer.meta["size"]
-            first, last, _ = slice(start, end).indices(size)
-            if last <= first:
-                return b""
-            if (first, last) == (0, size):
+            _, last, _ = slice(0, end).indices(answer.meta["size"])
+            if last == answer.meta["size"]:
                 return answer.bytes().to_bytes()
-            return obstore.get_range(store, key, start=first, end=last).to_bytes()
+            return obstore.get_range(store, key, start=0, end=last).to_bytes() if last else b""
 
     def get_file(
         self, rpath: str, lpath: str, callback: Callback = DEFAULT_CALLBACK, outfile: Any = None, **kwargs: Any
@@ -203,9 +203,8 @@ class ObstoreFileSystem(Swapping, AbstractFileSystem):  # type: ignore[misc]  # 
         """Open an object for reading. Written are whole files only, by ``pipe_file`` and ``put_file``."""
         if mode != "rb":
             raise NotImplementedError(f"mode {mode!r}")
-        store, key = self._at(path)
-        with _translated(path):
-            return io.BufferedReader(_Ranged(store, key, obstore.head(store, key)["size"]), _READ)
+        self.info(path)  # an absent one is told now
+        return RangeFile(self, path, _READ)
 
     # -- writing -------------------------------------------------------------------------------------------------
 
@@ -320,34 +319,3 @@ def _translated(path: str) -> Iterator[None]:
 
 def _first_line(e: BaseException) -> str:
     return str(e).partition("\n")[0]
-
-
-class _Ranged(io.RawIOBase):
-    """An object that is read piece by piece."""
-
-    def __init__(self, store: S3Store, key: str, size: int) -> None:
-        self._store, self._key, self._size, self._position = store, key, size, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence]
-        self._position = max(0, base + offset)
-        return self._position
-
-    def tell(self) -> int:
-        return self._position
-
-    def readinto(self, buffer: Any) -> int:
-        end = min(self._size, self._position + len(buffer))
-        if end <= self._position:
-            return 0
-        with _translated(self._key):
-            data = obstore.get_range(self._store, self._key, start=self._position, end=end)
-        buffer[: len(data)] = memoryview(data)
-        self._position += len(data)
-        return len(data)
