@@ -2,7 +2,7 @@
 
 Rules
 -----
-- Reading is ``cat_file`` of a filesystem, a range at a time; that what is read stays the same is the filesystem's affair.
+- Reading is ``cat_file`` of a filesystem, a range at a time; that it stays the same file is the filesystem's affair.
 """
 
 from __future__ import annotations
