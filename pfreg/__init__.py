@@ -16,7 +16,7 @@ from pfreg._version import __version__
 from pfreg.blobs import ListingRefused
 from pfreg.codec import DEFAULT_LEVEL
 from pfreg.digest import Digest
-from pfreg.engine import checkout, clone, copy, exists, inspect, prune, pull, push, snapshot, tags, verify
+from pfreg.engine import checkout, clone, copy, exists, prune, pull, push, snapshot, tags
 from pfreg.errors import (
     AccessDenied,
     BadKey,
@@ -49,6 +49,7 @@ from pfreg.errors import (
 from pfreg.image import Image, Page, open_image
 from pfreg.image_diff import Difference, diff
 from pfreg.imagefs import PfimgFileSystem
+from pfreg.inspection import inspect, verify
 from pfreg.key_signatures import KeySigner, KeyVerifier
 from pfreg.keys import ExposedKey, PrivateKey, PublicKey
 from pfreg.limits import Limits

@@ -23,8 +23,9 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from typing import Any, NoReturn
 
-from pfreg import codec, engine
+from pfreg import codec, engine, inspection
 from pfreg._version import __version__
+from pfreg.arguments import cid_of
 from pfreg.digest import CHUNK
 from pfreg.errors import (
     BadOption,
@@ -204,7 +205,7 @@ def _exists(a: argparse.Namespace) -> bool:
 
 
 def _inspect(a: argparse.Namespace) -> Inspection:
-    return engine.inspect(
+    return inspection.inspect(
         a.place,
         store=a.store,
         storage_options=_options(a.option),
@@ -215,7 +216,7 @@ def _inspect(a: argparse.Namespace) -> Inspection:
 
 def _verify(a: argparse.Namespace) -> Verified:
     with _bar("verify", a) as bar, _cluster(a.dask) as executor:
-        return engine.verify(
+        return inspection.verify(
             a.place,
             store=a.store,
             deep=not a.shallow,
@@ -248,7 +249,7 @@ def _gc(a: argparse.Namespace) -> Collected:
 
 
 def _remove(a: argparse.Namespace) -> None:
-    Store(a.store, create=False).remove(engine.cid_of(a.cid))
+    Store(a.store, create=False).remove(cid_of(a.cid))
 
 
 def _ls(a: argparse.Namespace) -> list[Listed]:

@@ -1,4 +1,4 @@
-"""The verbs: snapshot, checkout, push, pull, clone, copy, exists, inspect, verify, prune.
+"""The verbs that take, move and remove: snapshot, checkout, push, pull, clone, copy, exists, tags, prune.
 
 Rules
 -----
@@ -15,22 +15,19 @@ import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Literal
 
 from fsspec.callbacks import Callback
 
 from pfreg import layout
-from pfreg.blobs import BlobTree, stored_bound
-from pfreg.closure import closure_of, depth_of
+from pfreg.arguments import Cid, Options, Place, StorePlace, cid_of, open_store, read_image
+from pfreg.blobs import BlobTree
+from pfreg.closure import depth_of
 from pfreg.delivery import Order, ReadThrough, deliver, reach
 from pfreg.digest import Digest
-from pfreg.distribution import check_by, check_executor
+from pfreg.distribution import check_executor
 from pfreg.errors import (
     BadOption,
-    BlobNotFound,
-    Conflict,
-    IntegrityError,
-    PfregError,
     UnsupportedRegistry,
 )
 from pfreg.files import translated
@@ -40,31 +37,15 @@ from pfreg.keys import KeySource, PrivateKey, TrustedKeys, trusted
 from pfreg.manifest import Manifest
 from pfreg.progress import Progress
 from pfreg.reference import parse
-from pfreg.registry import HasTags, Keeps, Published, Registry, parse_expect
-from pfreg.results import Cloned, Copied, Inspection, LayerSize, Pruned, Pulled, Pushed, Verified
+from pfreg.registry import HasTags, Keeps, Registry, parse_expect
+from pfreg.results import Cloned, Copied, Pruned, Pulled, Pushed
 from pfreg.signing import HmacSigner, Signer, Trust, Verifier
-from pfreg.store import GRACE, Store, check_grace
-from pfreg.transfer import Moved, check_blobs, plan, transfer
+from pfreg.store import GRACE, check_grace
+from pfreg.transfer import Moved, plan, transfer
 from pfreg.world_checkout import SetId, checkout_tree
 from pfreg.world_snapshot import Snapshotted, snapshot_folder
 
-__all__ = ["checkout", "clone", "copy", "exists", "inspect", "prune", "pull", "push", "snapshot", "tags", "verify"]
-
-Options = Mapping[str, Any]
-Place = str | os.PathLike[str] | Digest
-StorePlace = Store | str | os.PathLike[str] | None
-
-
-class HasCid(Protocol):
-    """A result that names an image."""
-
-    @property
-    def cid(self) -> Digest:
-        """The image."""
-        ...
-
-
-Cid = str | Digest | HasCid
+__all__ = ["checkout", "clone", "copy", "exists", "prune", "pull", "push", "snapshot", "tags"]
 
 
 def snapshot(
@@ -295,7 +276,7 @@ def pull(
     judge = verifier_for(parse(url).scheme, verifier=verifier, trusted_keys=trusted_keys)  # mistakes make no store
     local = open_store(store)
     source = Registry.open(url, storage_options=storage_options, limits=local.limits)
-    image = _read(source, judge, require_signature, expect)
+    image = read_image(source, judge, require_signature, expect)
     content = ReadThrough(source, local)
     try:
         wanted, ancestors = reach(image.manifest, content, history, local.limits)
@@ -361,7 +342,7 @@ def clone(
     start = time.perf_counter()
     source = Registry.open(url, storage_options=storage_options)
     judge = verifier_for(source.scheme, verifier=verifier, trusted_keys=trusted_keys)
-    image = _read(source, judge, require_signature, expect)
+    image = read_image(source, judge, require_signature, expect)
     rules = _Rules(set_id, links_inside, jobs, Progress(callback))
     return _place(source, image.manifest, image.trust, target, rules, start)
 
@@ -442,7 +423,7 @@ def copy(
     keys = judge if isinstance(judge, KeyVerifier) else None
     near = _base(base, place, target_options) or (origin if place.copies_from(origin) else None)
     order = Order(history, near, parse_expect(expect), jobs, Progress(callback), executor=executor, keys=keys)
-    image = _read(origin, judge, require_signature, None)
+    image = read_image(origin, judge, require_signature, None)
     done = deliver(origin, place, image.manifest, image.signature, order)
     return Copied(
         cid=image.manifest.cid,
@@ -466,115 +447,6 @@ def exists(url: Place, *, storage_options: Options | None = None) -> bool:
         If that cannot be told.
     """
     return Registry.open(url, storage_options=storage_options).has_image()
-
-
-def inspect(
-    place: Place,
-    *,
-    store: StorePlace = None,
-    storage_options: Options | None = None,
-    verifier: Verifier | None = None,
-    trusted_keys: TrustedKeys | None = None,
-    require_signature: bool = False,
-) -> Inspection:
-    """Tell what is in an image: its layers with their sizes, its blobs, parents and signature.
-
-    Only the manifest, the signature and the layers that name others are read; nothing else is verified.
-
-    Parameters
-    ----------
-    place : str, Digest or path-like
-        The reference of a root, or the CID of an image in `store`.
-    store, storage_options, verifier, trusted_keys, require_signature
-        See :func:`pull`. An image in a store has no signature; its CID is what it is known by.
-    """
-    return describe(*_open(place, store, storage_options, _Asked(verifier, trusted_keys, require_signature)))
-
-
-def describe(tree: BlobTree, manifest: Manifest, trust: Trust | None) -> Inspection:
-    """Tell what is in an image whose manifest has been read; see :func:`inspect`."""
-    parts = {name: closure_of(name, digest, tree.content, limits=tree.limits) for name, digest in manifest.layers}
-    wanted = {digest for part in parts.values() for digest in part}
-    sizes = tree.present(wanted)
-    layers = (
-        LayerSize(name, digest, len(parts[name]), sum(sizes.get(blob, 0) for blob in parts[name]))
-        for name, digest in manifest.layers
-    )
-    return Inspection(
-        cid=manifest.cid,
-        reference=tree.name,
-        manifest=manifest,
-        trust=trust,
-        layers=tuple(layers),
-        blobs=len(wanted),
-        stored=sum(sizes.values()),
-        missing=tuple(sorted(wanted - set(sizes))),
-        commit=tree.commit_read if isinstance(tree, Registry) else None,
-    )
-
-
-def verify(
-    place: Place,
-    *,
-    store: StorePlace = None,
-    deep: bool = True,
-    storage_options: Options | None = None,
-    verifier: Verifier | None = None,
-    trusted_keys: TrustedKeys | None = None,
-    require_signature: bool = False,
-    history: int | str = 0,
-    jobs: int | None = None,
-    executor: Executor | None = None,
-    callback: Callback | None = None,
-) -> Verified:
-    """Verify an image where it lies: its signature, its manifest, and every blob that it reaches.
-
-    Parameters
-    ----------
-    place : str, Digest or path-like
-        The reference of a root, or the CID of an image in `store`.
-    deep : bool
-        Read every blob. Otherwise look only whether each is there, with a size that its content can have.
-    store, storage_options, verifier, trusted_keys, require_signature, history, jobs, callback
-        See :func:`pull`. An image in a store has no signature; its CID is what it is known by.
-    executor : concurrent.futures.Executor, optional
-        Whose workers read the blobs; see :func:`copy`.
-
-    Raises
-    ------
-    BlobNotFound
-        If blobs are missing; the text names the first ones.
-    IntegrityError
-        If blobs are damaged; likewise.
-    ImageNotFound, SignatureError, ManifestError
-        See :func:`pull`.
-    """
-    start = time.perf_counter()
-    depth_of(history)
-    check_executor(executor)
-    tree, manifest, trust = _open(place, store, storage_options, _Asked(verifier, trusted_keys, require_signature))
-    wanted, ancestors = reach(manifest, tree.content, history, tree.limits)
-    sizes = tree.present(wanted)
-    _demand(tree, [f"{digest} is missing" for digest in wanted if digest not in sizes], BlobNotFound)
-    progress = Progress(callback)
-    progress.expect(size=sum(sizes.values()), blobs=len(sizes))
-    if deep and executor is not None:
-        bad = check_by(executor, tree, wanted, sizes, jobs=jobs, progress=progress)
-    elif deep:
-        bad = check_blobs(tree, wanted, sizes, jobs=jobs, progress=progress)
-    else:
-        bad = {d: f"{sizes[d]} stored bytes" for d, size in wanted.items() if not _plausible(sizes[d], size)}
-    _demand(tree, [f"{digest}: {problem}" for digest, problem in bad.items()], IntegrityError)
-    return Verified(
-        cid=manifest.cid,
-        reference=tree.name,
-        trust=trust,
-        deep=deep,
-        blobs=len(wanted),
-        stored=sum(sizes.values()),
-        images=1 + len(ancestors),
-        seconds=time.perf_counter() - start,
-    )
 
 
 def tags(url: Place, *, storage_options: Options | None = None) -> list[str]:
@@ -633,7 +505,7 @@ def prune(
     if isinstance(root.fs, Keeps):
         raise UnsupportedRegistry("holds nothing but its image", operation="prune", place=root.name)
     judge = verifier_for(root.scheme, verifier=verifier, trusted_keys=trusted_keys)
-    manifest = _read(root, judge, False, None).manifest
+    manifest = read_image(root, judge, False, None).manifest
     reachable, ancestors = reach(manifest, root.content, "all", root.limits)
     reachable.update((ancestor.cid, None) for ancestor in ancestors)
     before = time.time() - grace
@@ -668,26 +540,6 @@ class _Rules:
     progress: Progress
 
 
-def cid_of(cid: Cid) -> Digest:
-    """Return the CID that a caller means: itself, its text, or a result that has one.
-
-    Raises
-    ------
-    BadOption
-        If it is none of these.
-    """
-    found = cid if isinstance(cid, str | Digest) else getattr(cid, "cid", None)
-    try:
-        return Digest.parse(found)  # type: ignore[arg-type]
-    except IntegrityError as e:
-        raise BadOption(f"not a CID: {str(cid)[:80]!r}", hint=e.hint) from None
-
-
-def open_store(store: StorePlace, *, create: bool = True) -> Store:
-    """Return the store that a caller means: itself, or the one in a folder, which is made if it is not there."""
-    return store if isinstance(store, Store) else Store(store, create=create)
-
-
 def _base(base: Place | None, target: Registry, options: Options | None) -> Registry | None:
     if base is None:
         return None
@@ -711,35 +563,6 @@ def _signer(target: Registry, signer: Signer | None, key: PrivateKey | None, oth
     address, known = target.location.reference.address, (key.public, *(trusted(others) or ()))
     sequence = next_sequence(target.readable()[1], address, known)
     return KeySigner(key, reference=address, sequence=sequence, hmac=HmacSigner.for_scheme(target.scheme))
-
-
-def _read(root: Registry, judge: Verifier, require: bool, expect: str | Digest | None) -> Published:
-    wish = parse_expect(expect)
-    image = root.image(verifier=judge, require_signature=require)
-    if wish is not None and image.manifest.cid != wish:
-        raise Conflict(f"holds {image.manifest.cid}, not {wish}", operation="read", place=root.name)
-    return image
-
-
-@dataclass(frozen=True, slots=True)
-class _Asked:
-    """What a caller asks of a signature."""
-
-    verifier: Verifier | None
-    trusted_keys: TrustedKeys | None
-    require: bool
-
-
-def _open(
-    place: Place, store: StorePlace, options: Options | None, asked: _Asked
-) -> tuple[BlobTree, Manifest, Trust | None]:
-    if isinstance(place, Digest) or (isinstance(place, str) and place.startswith("sha256:")):
-        local = open_store(store, create=False)
-        return local, local.manifest(cid_of(place)), None
-    root = Registry.open(place, storage_options=options)
-    judge = verifier_for(root.scheme, verifier=asked.verifier, trusted_keys=asked.trusted_keys)
-    image = _read(root, judge, asked.require, None)
-    return root, image.manifest, image.trust
 
 
 def _place(
@@ -774,19 +597,3 @@ def _place(
 
 def _counts(moved: Moved) -> dict[str, int]:
     return {name: getattr(moved, name) for name in Moved.__slots__}
-
-
-def _demand(tree: BlobTree, problems: list[str], error: type[PfregError]) -> None:
-    if problems:
-        more = f", and {len(problems) - 3} more" if len(problems) > 3 else ""
-        raise error(
-            f"{len(problems)} bad blobs: {'; '.join(problems[:3])}{more}",
-            operation="verify",
-            place=tree.name,
-            hint="push the image again from a whole copy: damaged blobs are replaced when their size differs",
-        )
-
-
-def _plausible(stored: int, size: int | None) -> bool:
-    """Tell whether a content of `size` bytes can have `stored` bytes: a frame has 9 at the least."""
-    return stored >= 9 and (size is None or stored <= stored_bound(size))

@@ -20,13 +20,14 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO, cast
 
 from pfreg import strict_json
+from pfreg.arguments import Place, StorePlace, open_store
 from pfreg.digest import Digest
-from pfreg.engine import Place, StorePlace, describe, open_store
 from pfreg.errors import IntegrityError, LayerError
 from pfreg.fstree import Entry
 from pfreg.image_index import PAGES, WORLD
 from pfreg.image_reader import ImageReader
 from pfreg.imagefs import PfimgFileSystem
+from pfreg.inspection import describe
 from pfreg.keys import TrustedKeys
 from pfreg.layout import image_path
 from pfreg.manifest import Manifest
