@@ -41,6 +41,7 @@ from pfreg.image import Image, Listed, open_image
 from pfreg.image_diff import Difference, diff
 from pfreg.image_index import WORLD
 from pfreg.manifest import Manifest
+from pfreg.mount import mount
 from pfreg.progress import Bar, human
 from pfreg.reference import parse
 from pfreg.results import Cloned, Copied, Inspection, Pruned, Pulled, Pushed, Verified, to_json
@@ -284,6 +285,11 @@ def _cluster(address: str | None) -> Iterator[Executor | None]:
         yield client.get_executor()
 
 
+def _mount(a: argparse.Namespace) -> None:
+    image = _opened(a.place, a)
+    mount(image.fs, a.folder, ready=lambda: _complain(f"{image.cid} is at {a.folder}, read-only; Ctrl-C unmounts it"))
+
+
 def _opened(place: str, a: argparse.Namespace) -> Image:
     return open_image(
         place,
@@ -377,6 +383,12 @@ def _add_looking(commands: Any) -> None:
     p.add_argument("first", metavar="URL|CID")
     p.add_argument("second", metavar="URL|CID")
     _add(p, "store", "option", "trust", "signature")
+
+    p = _command(commands, "mount", _mount, "show an image as a read-only folder, until interrupted")
+    _add(p, "place")
+    p.add_argument("folder", metavar="FOLDER", help="empty; the agent's files are below world/fs in it")
+    _add(p, "store", "option", "trust", "signature")
+
     _command(commands, "tags", _tags, "list the tags beside an image, where a registry has them", "url", "option")
 
 
