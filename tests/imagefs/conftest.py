@@ -11,7 +11,7 @@ import fsspec
 import pytest
 
 import pfreg
-from tests.servers.moto_s3 import moto_s3
+from tests.servers.seaweedfs import seaweedfs
 
 CSV = "a,b\n" + "".join(f"{i},{i * i}\n" for i in range(100))
 LARGE = bytes(range(256)) * 12_000  # 3 MB: more than what is kept in memory
@@ -74,10 +74,10 @@ def memory(snapshot: pfreg.Snapshotted, store: pfreg.Store) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def s3() -> Iterator[dict[str, Any]]:
-    """Options of an S3 server that is empty but for the bucket ``images``."""
-    with moto_s3() as options:
-        yield options
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
+    """Options of a real S3 server that is empty but for the bucket ``images``."""
+    with seaweedfs(tmp_path_factory.mktemp("s3")) as server:
+        yield server.options()
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from pfreg.fstree import Entry, Tree
 from pfreg.layout import blob_path
 from tests.imagefs.conftest import LARGE
 from tests.imagefs.counting import CountingFileSystem
+from tests.servers.fault_proxy import FaultProxy
 
 
 @pytest.fixture
@@ -28,36 +30,41 @@ def many(tmp_path: Path, store: pfreg.Store) -> pfreg.Manifest:
     return pfreg.Manifest.build(replace(small.layers, world_fs=tree), agent=small.agent)
 
 
+@pytest.fixture
+def proxy(s3: dict[str, Any]) -> Iterator[FaultProxy]:
+    """What stands before S3, and counts."""
+    before = FaultProxy(s3["endpoint_url"])
+    yield before
+    before.stop()
+
+
 def test_one_file_of_ten_thousand_on_s3(
-    many: pfreg.Manifest, store: pfreg.Store, s3: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    many: pfreg.Manifest, store: pfreg.Store, s3: dict[str, Any], proxy: FaultProxy
 ) -> None:
     import s3fs
 
-    file = pfreg.Digest.of(b"42 17\n" * 170)
+    content, signature = b"42 17\n" * 170, pfreg.HmacSigner().sign(many.raw)
+    stored = {digest: Path(store.path_of(digest)) for digest in (many.layers.world_fs, pfreg.Digest.of(content))}
     remote = s3fs.S3FileSystem(**s3)
-    for digest in (many.layers.world_fs, file):
-        remote.put_file(store.path_of(digest), f"images/many/{blob_path(digest)}")
-    remote.pipe(
-        {"images/many/manifest.json": many.raw, "images/many/manifest.json.sig": pfreg.HmacSigner().sign(many.raw)}
-    )
-    calls: list[str] = []
-    original = s3fs.S3FileSystem._call_s3
-
-    async def counted(self: Any, method: str, *args: Any, **kwargs: Any) -> Any:
-        calls.append(f"{method} {kwargs.get('Key', '')}")
-        return await original(self, method, *args, **kwargs)
-
-    monkeypatch.setattr(s3fs.S3FileSystem, "_call_s3", counted)
-    fs = pfreg.PfimgFileSystem(fo="s3://images/many", target_options=s3, skip_instance_cache=True)
+    for digest, path in stored.items():
+        remote.put_file(str(path), f"images/many/{blob_path(digest)}")
+    remote.pipe({"images/many/manifest.json": many.raw, "images/many/manifest.json.sig": signature})
+    options = {**s3, "endpoint_url": f"http://{proxy.host}"}
+    fs = pfreg.PfimgFileSystem(fo="s3://images/many", target_options=options, skip_instance_cache=True)
     with fs.open("world/fs/42/17") as stream:
-        assert stream.read() == b"42 17\n" * 170
-    assert len(calls) <= 5, calls
-    assert {call.split("/", 1)[1].rpartition("/")[2] for call in calls} == {
-        "manifest.json", "manifest.json.sig", f"{many.layers.world_fs.hex}.zst", f"{file.hex}.zst",
-    }  # fmt: skip
-    calls.clear()
+        assert stream.read() == content
+    asked = [f"{seen.method} {seen.path.partition('?')[0]}" for seen in proxy.seen]
+    assert len(asked) <= 5, asked
+    names = ["manifest.json", "manifest.json.sig", *map(blob_path, stored)]
+    assert set(asked) == {f"GET /images/many/{name}" for name in names}
+    # Not a byte more, even where something is asked for twice.
+    sizes = [len(many.raw), len(signature), *(path.stat().st_size for path in stored.values())]
+    again = [dict(zip(names, sizes, strict=True))[one.partition("/many/")[2]] for one in asked]
+    assert proxy.passed == sum(again)
+    before = proxy.passed
     assert len(fs.ls("world/fs/43")) == 100 and len(fs.find("world/fs")) == 10_000 and fs.du("world/fs") > 0
-    assert fs.cat_file("world/fs/42/17") and calls == []
+    assert fs.cat_file("world/fs/42/17") == content
+    assert len(proxy.seen) == len(asked) and proxy.passed == before
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pytest
 
 import pfreg
 
-SECRETS = ("hidden-secret-of-s3", "hidden-key-of-signature", "access-key-1")
+SECRETS = ("admin-secret-of-s3", "hidden-key-of-signature", "admin-key-of-s3")
 
 
 @pytest.fixture

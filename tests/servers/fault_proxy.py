@@ -69,6 +69,8 @@ class FaultProxy:
         self.target = target
         self.rule = rule
         self.seen: list[Seen] = []
+        self.passed = 0
+        """Bytes of bodies that the target's answers had so far."""
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
@@ -138,6 +140,7 @@ class FaultProxy:
             await response.prepare(request)
             left = cut_after
             async for piece in upstream.content.iter_chunked(1 << 14):
+                self.passed += len(piece)
                 await response.write(piece if left is None else piece[:left])
                 if left is not None and len(piece) >= left:
                     return self._reset(request)
