@@ -35,7 +35,7 @@ from pfreg.image_index import Node
 from pfreg.image_reader import ImageReader, Judgement, Unjudged
 from pfreg.key_signatures import KeyVerifier
 from pfreg.keys import PublicKey, TrustedKeys, public_keys, trusted
-from pfreg.reference import Location, locate
+from pfreg.reference import Location, locate, parse
 from pfreg.signing import HmacVerifier, Verifier
 from pfreg.store import Store
 
@@ -84,6 +84,8 @@ class PfimgFileSystem(AbstractArchiveFileSystem):  # type: ignore[misc]
         If an option is unknown, or two contradict each other.
     BadKey
         If a trusted key cannot be used.
+    BadReference
+        If `fo` is malformed, or holds a password.
     """
 
     protocol = "pfimg"
@@ -120,6 +122,7 @@ class PfimgFileSystem(AbstractArchiveFileSystem):  # type: ignore[misc]
         self.fo = os.fspath(fo)
         self._target_options = dict(target_options or {})
         self._scheme = target_protocol
+        parse(self._place())  # now: what is malformed, or holds a password, is not kept to be shown later
         self._verify, self._secret, self._verifier = verify, secret, verifier
         self._keys = None if trusted_keys is None else public_keys(trusted_keys)
         self._require = require_signature
@@ -327,9 +330,7 @@ def _innermost(scheme: str, options: Mapping[str, Any]) -> str:
     return scheme
 
 
-_HARMLESS = frozenset(
-    {"cls", "protocol", "args", "fo", "target_protocol", "trusted_keys", "expected_digest", "cache", "store"}
-)
+_HARMLESS = frozenset({"cls", "protocol", "fo", "target_protocol", "trusted_keys", "expected_digest", "cache", "store"})
 
 
 def _without_secrets(value: Mapping[str, Any]) -> dict[str, Any]:
@@ -340,5 +341,7 @@ def _harmless(value: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     for key, item in value.items():
         if isinstance(item, Mapping):
             yield key, _without_secrets(item)
+        elif key == "args":  # fo, target_protocol and target_options, where they were given without their names
+            yield key, [_without_secrets(part) if isinstance(part, Mapping) else part for part in item]
         elif key in _HARMLESS or item is None or isinstance(item, bool | int | float):
             yield key, item

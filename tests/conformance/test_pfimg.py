@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import pytest
 
 import pfreg
+from pfreg import codec
+from pfreg.layout import MANIFEST, SIGNATURE, blob_path
 from tests.conformance.places import Place
 from tests.conftest import listing
 
@@ -27,9 +32,53 @@ def test_every_file_is_read_where_it_lies(pushed: str, place: Place, tree: Path,
 
 
 def test_a_chained_url(pushed: str, place: Place, tree: Path) -> None:
-    scheme, _, rest = pushed.partition("://")
+    with chained("world/fs/README.md", pushed, place) as stream:
+        assert stream.read() == (tree / "README.md").read_bytes()
+
+
+def chained(inside: str, reference: str, place: Place) -> Any:
+    scheme, _, rest = reference.partition("://")
     # Oracle's library has oci:// in fsspec's table.
     link = "ocireg" if scheme == "oci" else scheme
-    url = f"pfimg://world/fs/README.md::{link}://{rest}"
-    with fsspec.open(url, **{link: dict(place.options)}) as stream:
-        assert stream.read() == (tree / "README.md").read_bytes()
+    pfimg = {"skip_instance_cache": True}
+    return fsspec.open(f"pfimg://{inside}::{link}://{rest}", **{link: dict(place.options), "pfimg": pfimg})
+
+
+def other_content(stored: bytes) -> bytes:
+    return codec.compress(b"not " + codec.content(stored, limit=1 << 30))
+
+
+def other_signature(stored: bytes) -> bytes:
+    return json.dumps({**json.loads(stored), "signature": "0" * 64}).encode()
+
+
+def test_nothing_of_a_tampered_image_is_handed_out(
+    pushed: str, place: Place, image: pfreg.Snapshotted, tree: Path
+) -> None:
+    if place.fs is None:
+        return
+    readme = (tree / "README.md").read_bytes()
+    damages: dict[str, Callable[[bytes], bytes]] = {
+        blob_path(pfreg.Digest.of(readme)): other_content,
+        blob_path(image.manifest.layers.world_fs): other_content,
+        MANIFEST: lambda stored: stored.replace(b'"test"', b'"evil"'),
+        SIGNATURE: other_signature,
+    }
+    for name, damage in damages.items():
+        whole = place.read(name)
+        place.write(name, damage(whole))
+        with pytest.raises((pfreg.IntegrityError, pfreg.SignatureError)):
+            chained("world/fs/README.md", pushed, place).open()
+        place.write(name, whole)
+    assert chained("world/fs/README.md", pushed, place).open().read() == readme
+
+
+def test_a_new_push_is_seen_when_asked_for(pushed: str, place: Place, tree: Path, store: pfreg.Store) -> None:
+    fs = pfreg.open_image(pushed, storage_options=place.options).fs
+    old = fs.cat_file("world/fs/README.md")
+    (tree / "README.md").write_text("new\n")
+    done = pfreg.push(pfreg.snapshot(tree, store=store), place.url, store=store, storage_options=place.options)
+    assert fs.cat_file("world/fs/README.md") == old
+    fs.invalidate_cache()
+    renamed = place.where(done) != pushed  # a CID names one image for ever
+    assert fs.cat_file("world/fs/README.md") == (old if renamed else b"new\n")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -61,6 +62,26 @@ def test_after_a_fork(root: Path) -> None:
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     with fs.open("world/fs/large.bin") as stream:  # the child took nothing of the parent's cache along
         assert stream.read() == LARGE
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork(2)")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_after_a_fork_connections_are_made_anew(
+    s3: dict[str, Any], snapshot: pfreg.Snapshotted, store: pfreg.Store
+) -> None:
+    pfreg.push(snapshot, "s3://images/fork", store=store, storage_options=s3)
+    fs = pfreg.PfimgFileSystem(fo="s3://images/fork", target_options=s3, skip_instance_cache=True)
+    assert fs.cat_file("world/fs/data/a.csv") == CSV.encode()
+    child = os.fork()
+    if child == 0:
+        signal.alarm(60)  # a child that hangs is one that fails
+        ok = False
+        try:
+            ok = fs.cat_file("world/fs/large.bin") == LARGE
+        finally:
+            os._exit(0 if ok else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert fs.cat_file("world/fs/run.sh") == b"#!/bin/sh\n"  # those of the parent are still good
 
 
 def test_the_temporary_cache_goes_with_the_process(root: Path, tmp_path: Path) -> None:

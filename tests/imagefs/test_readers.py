@@ -230,6 +230,27 @@ def test_xarray(at: Lying) -> None:
         assert found["t"].sel(x=slice(2, 4)).values.tolist() == [2.0, 3.0, 4.0]
 
 
+def test_a_reference_as_it_is_written(tables: pfreg.Snapshotted, store: pfreg.Store, registry: Registry) -> None:
+    place = registry.place()
+    scheme, _, rest = place.url.partition("://")
+    named = {
+        "hf": "hf://alice/session:v1",
+        "oci": f"oci://{rest.partition('/')[0]}/agents/session:v1",
+        "ipfs": "ipfs://",
+    }.get(scheme, place.url)
+    done = pfreg.push(tables, named, store=store, storage_options=place.options)
+    reference = place.where(done) if scheme == "ipfs" else named
+    assert scheme != "ipfs" or reference.startswith("ipfs://baf")
+    at = Lying(reference, dict(place.options))
+    chain = f"pfimg://world/fs/data/0.csv::{at.link}"
+    with fsspec.open(chain, **at.chained) as stream:
+        assert stream.read() == FRAME.to_csv(index=False).encode()
+    assert len(pd.read_csv(chain, storage_options=at.chained or None)) == 100
+    by_name = {"fo": reference, "target_options": at.options}  # here oci:// is what it says
+    assert len(pd.read_csv("pfimg://world/fs/data/0.csv", storage_options=by_name)) == 100
+    assert pfreg.open_image(reference, storage_options=at.options).messages()[0]["content"] == "hi"
+
+
 @pytest.mark.parametrize("cache", ["simplecache", "filecache"])
 def test_local_caches(at: Lying, cache: str, tmp_path: Path) -> None:
     for _ in range(2):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import fsspec
 import pytest
 
 import pfreg
@@ -34,6 +35,29 @@ def test_redacted_json(fs: pfreg.PfimgFileSystem) -> None:
     value = json.loads(redacted)
     assert (value["fo"], value["target_protocol"], value["target_options"]["use_ssl"]) == ("images/none", "s3", False)
     assert SECRETS[0] in fs.to_json() and pfreg.PfimgFileSystem.from_json(fs.to_json()).to_json() == fs.to_json()
+
+
+def test_redacted_json_of_options_without_names() -> None:
+    fs = pfreg.PfimgFileSystem("images/none", "s3", {"secret": SECRETS[0], "anon": False}, skip_instance_cache=True)
+    redacted = fs.to_json(include_password=False)
+    assert SECRETS[0] not in redacted
+    assert json.loads(redacted)["args"] == ["images/none", "s3", {"anon": False}]
+
+
+@pytest.mark.parametrize("how", [{"fo": "sftp://user:PASSWORD@host/a"}, {"fo": "user:PASSWORD@host/a"}])
+def test_a_password_in_the_url_is_refused_before_anything_can_show_it(how: dict[str, str]) -> None:
+    with pytest.raises(pfreg.BadReference, match=r"\*\*\*@host") as refused:
+        pfreg.PfimgFileSystem(**how, target_protocol="sftp", skip_instance_cache=True)
+    assert "PASSWORD" not in f"{refused.value!r} {refused.value}"
+
+
+def test_what_fsspec_makes_of_a_chain(s3: dict[str, Any]) -> None:
+    options = {"s3": s3, "pfimg": {"secret": SECRETS[1]}}
+    opened = fsspec.open("pfimg://world/fs/a.csv::s3://images/none", **options)
+    assert not any(secret in f"{opened!r} {opened} {opened.fs!r}" for secret in SECRETS)
+    with pytest.raises(pfreg.ImageNotFound) as caught, opened:
+        pass
+    assert not any(secret in f"{caught.value!r} {caught.value}" for secret in SECRETS)
 
 
 def test_errors(fs: pfreg.PfimgFileSystem, s3: dict[str, Any]) -> None:

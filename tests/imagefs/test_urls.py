@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
+import pandas as pd
 import pytest
 
 import pfreg
@@ -39,6 +40,13 @@ def test_s3(s3: dict[str, Any], snapshot: pfreg.Snapshotted, store: pfreg.Store)
 def test_an_image_in_a_store_is_named_by_its_file(snapshot: pfreg.Snapshotted, store: pfreg.Store) -> None:
     assert read(f"{INSIDE}::{store.path}/images/{snapshot.cid.hex}.json") == CSV
     assert pfreg.open_image(snapshot.cid, store=store).open("data/a.csv").read() == CSV.encode()
+
+
+def test_a_store_may_lie_anywhere(snapshot: pfreg.Snapshotted, store: pfreg.Store, s3: dict[str, Any]) -> None:
+    fsspec.filesystem("s3", **s3).put(f"{store.path}/", "images/a-store/", recursive=True)
+    inside = f"s3://images/a-store/images/{snapshot.cid.hex}.json"
+    assert read(f"{INSIDE}::{inside}", s3=s3) == CSV
+    assert pd.read_csv(f"{INSIDE}::{inside}", storage_options={"s3": s3})["b"].tolist()[:3] == [0, 1, 4]
 
 
 def test_a_store_without_the_image(store: pfreg.Store) -> None:
