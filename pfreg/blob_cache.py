@@ -154,8 +154,8 @@ class BlobCache:
         try:
             holder = self._holder(digest)
             limit = holder.limits.blob_bytes if size is None else size
-            with holder.stored_file(digest) as stored, holder.blaming(digest), open_regular(stored) as stream:
-                with translated("write", path), open(temporary, "xb") as output:
+            with holder.stored_file(digest, limit=stored_bound(limit)) as stored, holder.blaming(digest):
+                with open_regular(stored) as stream, translated("write", path), open(temporary, "xb") as output:
                     for chunk in codec.verified_contents(stream, digest, limit=limit):
                         output.write(chunk)
                     written = output.tell()
