@@ -15,7 +15,7 @@ from __future__ import annotations
 import html
 import importlib.util
 import posixpath
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO, cast
 
@@ -39,6 +39,10 @@ __all__ = ["Image", "Listed", "Page", "open_image"]
 
 _DTYPES = {"f32": "<f4", "f16": "<f2", "bf16": "<u2", "i8": "|i1", "u8": "|u1"}
 _LEDGERS = 64
+
+_COLUMNS = ("layer", "digest", "blobs", "stored")
+# Notebooks align everything to the right unless told otherwise, and bring colours and lines of their own.
+_TEXT, _NUMBER = 'style="text-align:left"', 'style="text-align:right;padding-left:2em"'
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,12 +232,13 @@ class Image:
             "parents": ", ".join(parent.short for parent in self.manifest.parents) or "none",
             "signature": "none in a store" if self.trust is None else str(self.trust),
         }
-        layers = self.inspect().layers
-        head = "".join(_row(name, text) for name, text in facts.items())
-        body = "".join(
-            _row(layer.name, layer.digest.short, f"{layer.blobs} blobs", human(layer.stored)) for layer in layers
-        )
-        return f"<table>{head}</table><table>{body}</table>"
+        found = self.inspect()
+        layers = [(layer.name, layer.digest.short, f"{layer.blobs:,}", human(layer.stored)) for layer in found.layers]
+        layers.append(("all", "", f"{found.blobs:,}", human(found.stored)))
+        head = "".join(_row(_TEXT, _TEXT, cells) for cells in facts.items())
+        body = "".join(_row(_TEXT, _NUMBER, cells) for cells in layers)
+        names = "".join(f"<th {_TEXT if name == 'layer' else _NUMBER}>{name}</th>" for name in _COLUMNS)
+        return f"<table>{head}</table><table><thead><tr>{names}</tr></thead><tbody>{body}</tbody></table>"
 
 
 def open_image(
@@ -297,5 +302,6 @@ def _array(data: bytes, dtype: str | None) -> Any:
     return np.frombuffer(data, dtype) if len(data) % np.dtype(dtype).itemsize == 0 else data
 
 
-def _row(*cells: str) -> str:
-    return "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells) + "</tr>"
+def _row(first: str, others: str, cells: Sequence[str]) -> str:
+    name, *values = map(html.escape, cells)
+    return f"<tr><th {first}>{name}</th>" + "".join(f"<td {others}>{value}</td>" for value in values) + "</tr>"

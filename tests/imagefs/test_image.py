@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -35,6 +36,12 @@ def test_at_a_glance(image: pfreg.Image, snapshot: pfreg.Snapshotted) -> None:
     page = image._repr_html_()
     for text in (str(snapshot.cid), "test", "unsigned", "world.fs", "trace.messages", "KiB", "none"):
         assert text in page
+    rows = [re.findall(">([^<]*)</t[hd]>", row) for row in page.split("</tr>") if "<tr>" in row]
+    assert [row[0] for row in rows] == [
+        "image", "place", "agent", "created", "parents", "signature",
+        "layer", *(name for name, _ in image.manifest.layers), "all",
+    ]  # fmt: skip
+    assert rows[-1][2] == str(image.inspect().blobs)
     assert image.inspect() == pfreg.inspect(image.fs.fo)
 
 
