@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,6 +32,33 @@ def test_every_file_is_read_where_it_lies(pushed: str, place: Place, tree: Path,
     assert files and opened.fs.cat([f"world/fs/{path}" for path in files]) == {
         f"world/fs/{path}": content for path, content in files.items()
     }
+
+
+def test_inside_a_running_event_loop(pushed: str, place: Place, tree: Path) -> None:
+    async def read() -> bytes:
+        return pfreg.open_image(pushed, storage_options=place.options).open("README.md").read()
+
+    assert asyncio.run(read()) == (tree / "README.md").read_bytes()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork(2)")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_after_a_fork(pushed: str, place: Place, tree: Path) -> None:
+    # obstore refuses to run in a child of who used it; where it is not asked for by name, s3fs takes over there.
+    options = {name: value for name, value in place.options.items() if value != "obstore"}
+    fs = pfreg.open_image(pushed, storage_options=options).fs
+    assert fs.cat_file("world/fs/README.md") == (tree / "README.md").read_bytes()
+    large = (tree / "weights_0.bin").read_bytes()
+    child = os.fork()
+    if child == 0:
+        signal.alarm(60)  # a child that hangs is one that fails
+        ok = False
+        try:
+            ok = fs.cat_file("world/fs/weights_0.bin") == large
+        finally:
+            os._exit(0 if ok else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert fs.cat_file("world/fs/weights_0.bin") == large  # the parent's connections are still good
 
 
 def test_a_chained_url(pushed: str, place: Place, tree: Path) -> None:

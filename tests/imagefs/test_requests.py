@@ -16,14 +16,15 @@ from tests.imagefs.conftest import LARGE
 from tests.imagefs.counting import CountingFileSystem
 from tests.servers.fault_proxy import FaultProxy
 
+KIBIBYTE = b"one of ten thousand\n" * 51 + b"end\n"
+
 
 @pytest.fixture
 def many(tmp_path: Path, store: pfreg.Store) -> pfreg.Manifest:
     """An image of 10,000 files, of which the store has only one."""
-    content = b"42 17\n" * 170
     names = [f"{folder:02}/{name:02}" for folder in range(100) for name in range(100)]
-    entries = [Entry(name, "file", 0o644, len(content), pfreg.Digest.of(name.encode())) for name in names]
-    entries[4217] = replace(entries[4217], blob=store.put(content))
+    entries = [Entry(name, "file", 0o644, len(KIBIBYTE), pfreg.Digest.of(name.encode())) for name in names]
+    entries[4217] = replace(entries[4217], blob=store.put(KIBIBYTE))
     tree = store.put(Tree.of(entries).to_bytes())
     (tmp_path / "empty").mkdir()
     small = store.manifest(pfreg.snapshot(tmp_path / "empty", store=store).cid)
@@ -38,21 +39,22 @@ def proxy(s3: dict[str, Any]) -> Iterator[FaultProxy]:
     before.stop()
 
 
+@pytest.mark.parametrize("library", ["obstore", "s3fs"])
 def test_one_file_of_ten_thousand_on_s3(
-    many: pfreg.Manifest, store: pfreg.Store, s3: dict[str, Any], proxy: FaultProxy
+    many: pfreg.Manifest, store: pfreg.Store, s3: dict[str, Any], proxy: FaultProxy, library: str
 ) -> None:
     import s3fs
 
-    content, signature = b"42 17\n" * 170, pfreg.HmacSigner().sign(many.raw)
-    stored = {digest: Path(store.path_of(digest)) for digest in (many.layers.world_fs, pfreg.Digest.of(content))}
+    signature = pfreg.HmacSigner().sign(many.raw)
+    stored = {digest: Path(store.path_of(digest)) for digest in (many.layers.world_fs, pfreg.Digest.of(KIBIBYTE))}
     remote = s3fs.S3FileSystem(**s3)
     for digest, path in stored.items():
         remote.put_file(str(path), f"images/many/{blob_path(digest)}")
     remote.pipe({"images/many/manifest.json": many.raw, "images/many/manifest.json.sig": signature})
-    options = {**s3, "endpoint_url": f"http://{proxy.host}"}
+    options = {**s3, "endpoint_url": f"http://{proxy.host}", "library": library}
     fs = pfreg.PfimgFileSystem(fo="s3://images/many", target_options=options, skip_instance_cache=True)
     with fs.open("world/fs/42/17") as stream:
-        assert stream.read() == content
+        assert stream.read() == KIBIBYTE
     asked = [f"{seen.method} {seen.path.partition('?')[0]}" for seen in proxy.seen]
     assert len(asked) <= 5, asked
     names = ["manifest.json", "manifest.json.sig", *map(blob_path, stored)]
@@ -63,7 +65,7 @@ def test_one_file_of_ten_thousand_on_s3(
     assert proxy.passed == sum(again)
     before = proxy.passed
     assert len(fs.ls("world/fs/43")) == 100 and len(fs.find("world/fs")) == 10_000 and fs.du("world/fs") > 0
-    assert fs.cat_file("world/fs/42/17") == content
+    assert fs.cat_file("world/fs/42/17") == KIBIBYTE
     assert len(proxy.seen) == len(asked) and proxy.passed == before
 
 
