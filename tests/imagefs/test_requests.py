@@ -56,17 +56,13 @@ def test_one_file_of_ten_thousand_on_s3(
     with fs.open("world/fs/42/17") as stream:
         assert stream.read() == KIBIBYTE
     asked = [f"{seen.method} {seen.path.partition('?')[0]}" for seen in proxy.seen]
-    assert len(asked) <= 5, asked
     names = ["manifest.json", "manifest.json.sig", *map(blob_path, stored)]
-    assert set(asked) == {f"GET /images/many/{name}" for name in names}
-    # Not a byte more, even where something is asked for twice.
-    sizes = [len(many.raw), len(signature), *(path.stat().st_size for path in stored.values())]
-    again = [dict(zip(names, sizes, strict=True))[one.partition("/many/")[2]] for one in asked]
-    assert proxy.passed == sum(again)
-    before = proxy.passed
+    assert sorted(asked) == sorted(f"GET /images/many/{name}" for name in names)  # four; five are promised
+    assert proxy.passed == len(many.raw) + len(signature) + sum(path.stat().st_size for path in stored.values())
+    proxy.seen.clear()
     assert len(fs.ls("world/fs/43")) == 100 and len(fs.find("world/fs")) == 10_000 and fs.du("world/fs") > 0
     assert fs.cat_file("world/fs/42/17") == KIBIBYTE
-    assert len(proxy.seen) == len(asked) and proxy.passed == before
+    assert proxy.seen == []
 
 
 @pytest.fixture
