@@ -5,7 +5,8 @@
 Rules
 -----
 - Only the manifest, the signature, the tree and the blobs that are opened travel.
-- Every byte handed out is verified; a damaged image raises on open and yields nothing.
+- Every byte handed out is verified; a damaged image raises on open and yields nothing. What cannot be read is
+  never taken for absent or empty, as fsspec's own ``exists``, ``find`` and ``glob`` do.
 - The target may be any reference of pfreg or URL of fsspec: what pfreg's own filesystems read is left to them. Where
   fsspec's table gives a scheme to another library (``oci``), say ``fo="oci://..."`` or ``::ocireg://...``.
 - An instance shows one image for as long as it lives; ``invalidate_cache`` looks for a new one.
@@ -29,7 +30,7 @@ from typing import Any, NoReturn
 from fsspec.archive import AbstractArchiveFileSystem
 
 from pfreg.digest import Digest
-from pfreg.errors import BadOption, IsFolder, ReadOnlyImage
+from pfreg.errors import BadOption, ImageNotFound, IsFolder, PathNotFound, ReadOnlyImage
 from pfreg.image_file import ImageFile
 from pfreg.image_index import Node
 from pfreg.image_reader import ImageReader, Judgement, Unjudged
@@ -190,7 +191,7 @@ class PfimgFileSystem(AbstractArchiveFileSystem):  # type: ignore[misc]
         return trusted(self._keys)
 
     def _place(self) -> str:
-        if self._scheme is None or "://" in self.fo:
+        if not self._scheme or "://" in self.fo:  # universal_pathlib says "" where there is none
             return self.fo
         return f"{_SPELLED.get(self._scheme, self._scheme)}://{self.fo}"
 
@@ -222,6 +223,24 @@ class PfimgFileSystem(AbstractArchiveFileSystem):  # type: ignore[misc]
         node = self.image.node(path)
         return self._described(node, path, self.image.size(node))
 
+    def exists(self, path: str, **kwargs: Any) -> bool:
+        """Tell whether there is anything at `path`. Only what is absent is not there: any other trouble is raised."""
+        return self._kind(path) is not None
+
+    def isfile(self, path: str) -> bool:
+        """Tell whether there is a file at `path`, or a link to one."""
+        return self._kind(path) == "file"
+
+    def isdir(self, path: str) -> bool:
+        """Tell whether there is a folder at `path`, or a link to one."""
+        return self._kind(path) == "directory"
+
+    def _kind(self, path: str) -> str | None:
+        try:
+            return self.image.node(self._strip_protocol(path)).kind
+        except (PathNotFound, ImageNotFound):
+            return None
+
     def ls(self, path: str, detail: bool = True, **kwargs: Any) -> list[Any]:
         """List a folder. The size of a layer is None here until it has been read; ``info`` reads it."""
         path = self._strip_protocol(path)
@@ -250,6 +269,15 @@ class PfimgFileSystem(AbstractArchiveFileSystem):  # type: ignore[misc]
         if link is not None:
             entry["islink"], entry["destination"] = True, link.target
         return entry
+
+    def walk(
+        self, path: str, maxdepth: int | None = None, topdown: bool = True, on_error: Any = "omit", **kwargs: Any
+    ) -> Iterator[tuple[str, Any, Any]]:
+        """Walk a folder. What is absent is left out; whatever else cannot be listed is raised, by ``find`` too."""
+        if on_error == "omit":
+            on_error = _raise_all_but_absence
+        walked: Iterator[tuple[str, Any, Any]] = super().walk(path, maxdepth, topdown, on_error, **kwargs)
+        return walked
 
     def find(
         self, path: str, maxdepth: int | None = None, withdirs: bool = False, detail: bool = False, **kwargs: Any
@@ -321,6 +349,11 @@ class PfimgFileSystem(AbstractArchiveFileSystem):  # type: ignore[misc]
         )
 
     mkdir = makedirs = rmdir = rm = rm_file = _rm = cp_file = mv = pipe_file = put_file = touch = _refuse
+
+
+def _raise_all_but_absence(error: OSError) -> None:
+    if not isinstance(error, PathNotFound):
+        raise error
 
 
 def _innermost(scheme: str, options: Mapping[str, Any]) -> str:

@@ -214,7 +214,7 @@ def test_polars(at: Lying) -> None:
 def test_universal_pathlib(at: Lying) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        folder = UPath(at.url("world/fs/data"), **at.chained)
+        folder = UPath(at.url("world/fs/data"), verify=True, **at.chained)
         assert (folder / "0.csv").read_text() == FRAME.to_csv(index=False)
         assert {path.name for path in folder.iterdir()} >= {"0.csv", "0.parquet", "z.zip"}
         assert folder.is_dir() and not (folder / "none").exists()
@@ -265,10 +265,16 @@ def test_a_zip_inside(at: Lying) -> None:
         assert pd.read_csv(stream)["q"].tolist() == [2]
 
 
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import sys, fsspec; print(len(fsspec.open_files(sys.argv[1] + '/*.csv' + sys.argv[2])))",
+        "import sys, upath; print(len(list(upath.UPath(sys.argv[1] + sys.argv[2]).glob('*.csv'))))",
+    ],
+)
 def test_a_fresh_process_needs_no_import_of_pfreg(
-    tables: pfreg.Snapshotted, store: pfreg.Store, tmp_path: Path
+    tables: pfreg.Snapshotted, store: pfreg.Store, tmp_path: Path, code: str
 ) -> None:
     pfreg.push(tables, tmp_path / "root", store=store)
-    code = "import sys, fsspec; print(len(fsspec.open_files(sys.argv[1])))"
-    command = [sys.executable, "-c", code, f"pfimg://world/fs/data/*.csv::{tmp_path}/root"]
+    command = [sys.executable, "-W", "error::UserWarning", "-c", code, "pfimg://world/fs/data", f"::{tmp_path}/root"]
     assert subprocess.run(command, check=True, capture_output=True, text=True, timeout=120).stdout == "3\n"

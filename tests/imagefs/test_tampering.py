@@ -69,7 +69,7 @@ def test_damage_leaves_nothing_in_the_cache(root: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_the_tree(fs: PfimgFileSystem, root: Path, damage: Callable[[Path], None]) -> None:
     damage(blob(root, fs.image.manifest.layers.world_fs))
-    for call in (fs.ls, fs.info, fs.find, fs.open, fs.cat_file):
+    for call in (fs.ls, fs.info, fs.find, fs.open, fs.cat_file, fs.exists, fs.isfile, fs.isdir):
         with pytest.raises(pfreg.IntegrityError):
             call("world/fs/data/a.csv")
     with pytest.raises(pfreg.IntegrityError):
@@ -80,6 +80,17 @@ def test_a_missing_blob(fs: PfimgFileSystem, root: Path) -> None:
     blob(root, fs.checksum("world/fs/data/a.csv")).unlink()
     with pytest.raises(pfreg.BlobNotFound):
         fs.open("world/fs/data/a.csv")
+
+
+def test_a_missing_tree_is_no_empty_folder(fs: PfimgFileSystem, root: Path) -> None:
+    blob(root, fs.image.manifest.layers.world_fs).unlink()
+    for call in (fs.exists, fs.isdir, fs.find, fs.glob, fs.du, lambda path: list(fs.walk(path))):
+        with pytest.raises(pfreg.BlobNotFound):
+            call("world/fs")
+    for call in (fs.find, fs.du, lambda path: list(fs.walk(path))):
+        with pytest.raises(pfreg.BlobNotFound):
+            call("")
+    assert fs.find("world/none") == [] and fs.glob("trace/*.csv") == []
 
 
 def test_the_manifest(fs: PfimgFileSystem, root: Path) -> None:

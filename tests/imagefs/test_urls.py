@@ -68,6 +68,16 @@ def test_url_to_fs_and_storage_options(memory: str) -> None:
 def test_no_image_there(tmp_path: Path) -> None:
     with pytest.raises(pfreg.ImageNotFound):
         read(f"{INSIDE}::{tmp_path}")
+    fs = pfreg.PfimgFileSystem(fo=str(tmp_path))
+    assert not fs.exists("world/fs") and not fs.isdir("") and not fs.isfile("manifest.json")
+
+
+def test_access_that_is_denied_is_not_absence(s3: dict[str, Any]) -> None:
+    fs = pfreg.PfimgFileSystem(fo="s3://images/none", target_options={**s3, "secret": "a-wrong-secret"})
+    for call in (fs.exists, fs.isfile, fs.isdir, fs.find, fs.glob, fs.du, lambda path: list(fs.walk(path))):
+        for path in ("world/fs/*.csv", ""):
+            with pytest.raises(pfreg.AccessDenied):
+                call(path)
 
 
 def test_unknown_options_are_refused_with_a_hint(memory: str) -> None:
