@@ -342,7 +342,7 @@ class AsyncFiles(_Remote):
     def read_to(self, path: str, local: str, *, limit: int, callback: Callback) -> None:
         """Download a file; see :class:`Reader`."""
         with self._translated("read", path, absent_passes=True):
-            told = {**self._parts(limit), **self._writes.get}
+            told = {**self._parts(0), **self._writes.get}  # of a download there may be any number of parts
             self._run(self.fs._get_file(path, local, callback=_Bound(limit, path, callback), **told))
 
     def write_many(self, items: Sequence[tuple[str, bytes]]) -> None:
