@@ -66,7 +66,7 @@ QUICK = {
     "16K": DataSet("40x16K", "random", 40, 16 * KIB),
     "1M": DataSet("4x1M", "random", 4, MIB),
     "256M": DataSet("1x9M", "random", 1, 9 * MIB),
-    "tree": DataSet("source-200", "source", 200),
+    "tree": DataSet("source-100", "source", 100),
 }
 _ROOM = 6 << 30  # bytes that one server takes before another one begins empty
 

@@ -293,17 +293,17 @@ class Dvc:
 
     def setup(self, work: Backup) -> Commands:
         """Make a workspace with a copy of the folder in it."""
-        settings = (
-            "init -q --no-scm",
-            f"remote add -q -d there s3://{work.place.path}",
-            f"remote modify -q there endpointurl {work.place.url}",
-            "config core.check_update false",
-            f"config core.site_cache_dir {work.scratch}/site-cache",
-        )
-        return [
-            ["cp", "-r", str(work.tree), str(self.restored(work))],
-            *([self.program, "--cd", str(work.scratch), *words.split()] for words in settings),
-        ]
+        config = f"""
+            [core]
+                check_update = false
+                remote = there
+                site_cache_dir = {work.scratch}/site-cache
+            ['remote "there"']
+                url = s3://{work.place.path}
+                endpointurl = {work.place.url}
+        """
+        script = f'cp -r "{work.tree}" tree && "$0" init -q --no-scm && echo "$2" >.dvc/config'
+        return [[*self._script(work, script), config]]
 
     def save(self, work: Backup) -> list[str]:
         """Add and push."""
