@@ -295,6 +295,7 @@ class Dvc:
         """Make a workspace with a copy of the folder in it."""
         config = f"""
             [core]
+                no_scm = true
                 check_update = false
                 remote = there
                 site_cache_dir = {work.scratch}/site-cache
