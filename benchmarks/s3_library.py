@@ -21,7 +21,8 @@ import pstats
 import resource
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -114,10 +115,11 @@ def profiled(file: str | None) -> Iterator[None]:
     if file is None:
         yield
         return
-    profiles: dict[str, cProfile.Profile] = {}
+    profiles: dict[str, list[cProfile.Profile]] = defaultdict(list)
 
     def begin(*_: object) -> None:
-        profile = profiles[threading.current_thread().name] = cProfile.Profile(time.thread_time)
+        profile = cProfile.Profile(time.thread_time)
+        profiles[threading.current_thread().name.rpartition("_")[0] or "others"].append(profile)
         profile.enable()
 
     threading.setprofile(begin)  # its first call, in the new thread, puts a profiler in its own place
@@ -126,15 +128,25 @@ def profiled(file: str | None) -> Iterator[None]:
         yield
     finally:
         threading.setprofile(None)
-        for profile in profiles.values():
-            profile.disable()
-        Path(file).write_text("".join(_report(name, profile) for name, profile in sorted(profiles.items())))
+        Path(file).write_text("".join(_report(name, of_pool) for name, of_pool in sorted(profiles.items())))
 
 
-def _report(name: str, profile: cProfile.Profile) -> str:
+class _Snapshot:
+    """What a profiler has seen so far. Stopping it from another thread would spoil its times."""
+
+    def __init__(self, profile: cProfile.Profile) -> None:
+        profile.snapshot_stats()
+        self.stats = profile.stats
+
+    def create_stats(self) -> None:
+        """Do nothing: they are there."""
+
+
+def _report(name: str, profiles: Sequence[cProfile.Profile]) -> str:
     text = io.StringIO()
-    pstats.Stats(profile, stream=text).sort_stats("tottime").print_stats(30)
-    return f"-- thread {name}\n{text.getvalue()}"
+    stats = pstats.Stats(*map(_Snapshot, profiles), stream=text)
+    stats.strip_dirs().sort_stats("tottime").print_stats(25).sort_stats("cumtime").print_stats(25)
+    return f"-- threads {name}\n{text.getvalue()}"
 
 
 def main() -> None:
