@@ -21,7 +21,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import hashlib
-import importlib.util
 import itertools
 import json
 import os
@@ -32,6 +31,7 @@ import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -230,7 +230,7 @@ def _goals(ours: str, data: DataSet, took: dict[Key, Took]) -> Iterator[Row]:
             goal = 2.0 if fast and data.small else None
             yield Row(title, data.name, job, S3fs.name, theirs, theirs.wall / job.wall, "x as fast", goal)
             goal = None if fast else 1.0 if what == "push" else 1.1
-            yield _at_most(title, data, job, S3fs.name, theirs, theirs.cpu and job.cpu / theirs.cpu, "x its CPU", goal)
+            yield _at_most(title, data, job, S3fs.name, theirs, job.cpu / theirs.cpu, "x its CPU", goal)
         if program := took.get((what, S5cmd.name)):
             whole, theirs = us.whole, program.whole
             goal = 1.3 if fast else None
@@ -295,32 +295,19 @@ def installed(make: Callable[[], Any], name: str) -> list[Any]:
         return []
 
 
-def clients(bench: Bench) -> list[Pfreg]:
-    """Return pfreg on every client that it can take here."""
-    found = []
-    for client in ("s3fs", "obstore"):
-        tool = Pfreg(client)
-        if importlib.util.find_spec(client) is None:
-            print(f"without {tool.name}: pip install {client}", file=sys.stderr)
-            continue
-        _, module = process(tool.client(bench.place()), env=bench.environment(tool))
-        if client == "obstore" and "s3fs" in module:
-            print(f"without {tool.name}: this pfreg takes s3fs all the same", file=sys.stderr)
-            continue
-        found.append(tool)
-    return found
+def clients() -> list[Pfreg]:
+    """Return pfreg on every client that is here."""
+    return [tool for client in ("s3fs", "obstore") for tool in installed(partial(Pfreg, client), f"pfreg on {client}")]
 
 
-def movers(bench: Bench) -> list[Tool]:
+def movers() -> list[Tool]:
     """Return who moves stored files."""
-    s3fs = [S3fs()] if importlib.util.find_spec("s3fs") else []
-    return [*clients(bench), *s3fs, *installed(S5cmd, S5cmd.name), *installed(Rclone, Rclone.name)]
+    return [*clients(), *installed(S3fs, S3fs.name), *installed(S5cmd, S5cmd.name), *installed(Rclone, Rclone.name)]
 
 
-def savers(bench: Bench) -> list[TreeTool]:
+def savers(home: Path) -> list[TreeTool]:
     """Return who takes a folder of sources."""
-    dvc, restic = installed(lambda: Dvc(bench.folder), Dvc.name), installed(lambda: Restic(bench.folder), Restic.name)
-    return [*clients(bench), *dvc, *restic]
+    return [*clients(), *installed(partial(Dvc, home), Dvc.name), *installed(partial(Restic, home), Restic.name)]
 
 
 def about(bench: Bench, tools: Sequence[Tool | TreeTool]) -> dict[str, Any]:
@@ -358,7 +345,7 @@ def main() -> int:
         ram = shared if shared.is_dir() else Path(folder)
         bench = Bench(Path(folder), ram, sets, arguments.turns or turns, closing)
         if arguments.profile:
-            profile(bench, arguments.profile, clients(bench))
+            profile(bench, arguments.profile, clients())
             return 0
         report(bench, arguments.only, as_json=arguments.json)
     return 0
@@ -366,8 +353,8 @@ def main() -> int:
 
 def report(bench: Bench, names: Sequence[str], *, as_json: bool) -> None:
     """Measure, and print."""
-    move = movers(bench) if set(names) - {"tree"} else []
-    save = savers(bench) if "tree" in names else []
+    move = movers() if set(names) - {"tree"} else []
+    save = savers(bench.folder) if "tree" in names else []
     environment, rows = about(bench, [*move, *save]), []
     if not as_json:
         print("\n".join(f"{name}: {value}" for name, value in environment.items()), flush=True)

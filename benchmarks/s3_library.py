@@ -67,13 +67,6 @@ def tree(folder: str, store: str, place: str) -> Job:
     )
 
 
-def filesystem(place: str) -> Job:
-    """Tell which filesystem pfreg uses here."""
-    from pfreg.reference import locate
-
-    return lambda: print(type(locate(f"s3://{place}", storage_options=options()).fs).__module__)
-
-
 def s3fs_put(folder: str, place: str) -> Job:
     """Upload all files of a folder with ``S3FileSystem.put``."""
     import s3fs
@@ -96,7 +89,6 @@ JOBS: dict[str, Callable[..., Job]] = {
     "push": push,
     "pull": pull,
     "tree": tree,
-    "filesystem": filesystem,
     "s3fs-put": s3fs_put,
     "s3fs-get": s3fs_get,
 }

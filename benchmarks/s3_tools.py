@@ -164,6 +164,7 @@ class Pfreg:
     """pfreg; what it pulls is verified, and synced."""
 
     def __init__(self, client: str) -> None:
+        _look_for(client)
         self.name = f"pfreg on {client}"
         self.env = {"PFREG_S3": client}
         self._client = client
@@ -179,10 +180,6 @@ class Pfreg:
     def pull(self, image: Image, place: Place, target: Path) -> list[str]:
         """Call ``pfreg.pull``."""
         return [*_JOB, "pull", place.path, str(target)]
-
-    def client(self, place: Place) -> list[str]:
-        """Tell which filesystem it takes."""
-        return [*_JOB, "filesystem", place.path]
 
     def setup(self, work: Backup) -> Commands:
         """Nothing."""
@@ -207,6 +204,9 @@ class S3fs:
 
     name = "s3fs"
     env: Mapping[str, str] = {}
+
+    def __init__(self) -> None:
+        _look_for("s3fs")
 
     def version(self) -> str:
         """Return the package's."""
@@ -368,6 +368,11 @@ def program(name: str, install: str) -> str:
     if found is None:
         raise ImportError(install)
     return found
+
+
+def _look_for(package: str) -> None:
+    if importlib.util.find_spec(package) is None:
+        raise ImportError(f"pip install {package}")
 
 
 def _printed(*command: str) -> str:
