@@ -80,9 +80,10 @@ class Took:
     whole: Sample
     job: Sample | None
 
-    def beside(self, library: bool) -> Sample:
-        """Return what is compared with a library, or with a program."""
-        return self.job if library and self.job is not None else self.whole
+    @property
+    def alone(self) -> Sample:
+        """What is compared with a library: the job, where that is known."""
+        return self.whole if self.job is None else self.job
 
 
 @dataclass
@@ -209,39 +210,37 @@ def _least(turns: Sequence[Took]) -> Took:
 def moving(bench: Bench, name: str, tools: Sequence[Tool]) -> Iterator[Row]:
     """Push and pull stored files: each tool's figures, then the goals."""
     data, took = bench.sets[name], measured(bench, name, tools)
-    for (what, tool), found in took.items():
+    amount, unit = (data.files, "objects/s") if data.small else (data.files * data.size / 1e6, "MB/s")
+    for (what, whose), found in took.items():
         if what != "push again":
-            sample = found.beside(library=True)
-            amount, unit = (data.files, "objects/s") if data.small else (data.files * data.size / 1e6, "MB/s")
-            yield Row(f"{what}, {tool}", data.name, sample, figure=amount / sample.wall, unit=unit)
-    for tool in tools:
-        if isinstance(tool, Pfreg):
-            yield from _goals(tool.name, data, took)
+            sample = found.alone
+            yield Row(f"{what}, {whose}", data.name, sample, figure=amount / sample.wall, unit=unit)
+    for ours in (tool.name for tool in tools if tool.name.startswith("pfreg")):
+        yield from _goals(ours, data, took)
 
 
 def _goals(ours: str, data: DataSet, took: dict[Key, Took]) -> Iterator[Row]:
     """Compare pfreg on one client with everybody."""
     fast = ours.endswith("obstore")
     for what in ("push", "pull"):
-        us = took[what, ours]
-        title = f"{what}, {ours}"
-        if library := took.get((what, S3fs.name)):
-            job, theirs = us.beside(True), library.beside(True)
+        us, title = took[what, ours], f"{what}, {ours}"
+        if s3fs := took.get((what, S3fs.name)):
+            mine, theirs = us.alone, s3fs.alone
             goal = 2.0 if fast and data.small else None
-            yield Row(title, data.name, job, S3fs.name, theirs, theirs.wall / job.wall, "x as fast", goal)
+            yield Row(title, data.name, mine, S3fs.name, theirs, theirs.wall / mine.wall, "x as fast", goal)
             goal = None if fast else 1.0 if what == "push" else 1.1
-            yield _at_most(title, data, job, S3fs.name, theirs, job.cpu / theirs.cpu, "x its CPU", goal)
-        if program := took.get((what, S5cmd.name)):
-            whole, theirs = us.whole, program.whole
+            yield _at_most(title, data, mine, S3fs.name, theirs, mine.cpu / theirs.cpu, "x its CPU", goal)
+        if s5cmd := took.get((what, S5cmd.name)):
+            mine, theirs = us.whole, s5cmd.whole
             goal = 1.3 if fast else None
-            yield _at_most(title, data, whole, S5cmd.name, theirs, whole.wall / theirs.wall, "x its wall", goal)
+            yield _at_most(title, data, mine, S5cmd.name, theirs, mine.wall / theirs.wall, "x its wall", goal)
         if data.size > MIB:
-            peak = us.whole.peak
-            yield _at_most(title, data, us.whole, "", None, peak, "MiB at its peak", 300)
-    if again := took.get(("push again", Rclone.name)):
-        us, theirs = took["push again", ours].whole, again.whole
-        title = f"push again, {ours}"
-        yield _at_most(title, data, us, Rclone.name, theirs, us.wall / theirs.wall, "x its wall", 1.0)
+            yield _at_most(title, data, us.whole, "", None, us.whole.peak, "MiB at its peak", 300)
+    if rclone := took.get(("push again", Rclone.name)):
+        mine, theirs = took["push again", ours].whole, rclone.whole
+        yield _at_most(
+            f"push again, {ours}", data, mine, Rclone.name, theirs, mine.wall / theirs.wall, "x its wall", 1.0
+        )
 
 
 def _at_most(

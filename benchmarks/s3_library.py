@@ -136,7 +136,8 @@ class _Snapshot:
 
 def _report(name: str, profiles: Sequence[cProfile.Profile]) -> str:
     text = io.StringIO()
-    stats = pstats.Stats(*map(_Snapshot, profiles), stream=text)
+    seen: list[Any] = [_Snapshot(profile) for profile in profiles]
+    stats = pstats.Stats(*seen, stream=text)
     stats.strip_dirs().sort_stats("tottime").print_stats(25).sort_stats("cumtime").print_stats(25)
     return f"-- threads {name}\n{text.getvalue()}"
 

@@ -166,7 +166,7 @@ class Pfreg:
     def __init__(self, client: str) -> None:
         _look_for(client)
         self.name = f"pfreg on {client}"
-        self.env = {"PFREG_S3": client}
+        self.env: Mapping[str, str] = {"PFREG_S3": client}
         self._client = client
 
     def version(self) -> str:
