@@ -220,27 +220,28 @@ def moving(bench: Bench, name: str, tools: Sequence[Tool]) -> Iterator[Row]:
 
 
 def _goals(ours: str, data: DataSet, took: dict[Key, Took]) -> Iterator[Row]:
-    """Compare pfreg on one client with everybody."""
+    """Compare pfreg on one client with those that a goal is about."""
     fast = ours.endswith("obstore")
     for what in ("push", "pull"):
         us, title = took[what, ours], f"{what}, {ours}"
         if s3fs := took.get((what, S3fs.name)):
             mine, theirs = us.alone, s3fs.alone
-            goal = 2.0 if fast and data.small else None
-            yield Row(title, data.name, mine, S3fs.name, theirs, theirs.wall / mine.wall, "x as fast", goal)
-            goal = None if fast else 1.0 if what == "push" else 1.1
-            yield _at_most(title, data, mine, S3fs.name, theirs, mine.cpu / theirs.cpu, "x its CPU", goal)
-        if s5cmd := took.get((what, S5cmd.name)):
-            mine, theirs = us.whole, s5cmd.whole
-            goal = 1.3 if fast else None
-            yield _at_most(title, data, mine, S5cmd.name, theirs, mine.wall / theirs.wall, "x its wall", goal)
+            if fast and data.small:
+                yield Row(title, data.name, mine, S3fs.name, theirs, theirs.wall / mine.wall, "x as fast", 2.0)
+            if not fast:
+                goal = 1.0 if what == "push" else 1.1
+                yield _at_most(title, data, mine, S3fs.name, theirs, mine.cpu / theirs.cpu, "x its CPU", goal)
+        if fast and (s5cmd := took.get((what, S5cmd.name))):
+            yield _wall(title, data, us, S5cmd.name, s5cmd, 1.3)
         if data.size > MIB:
             yield _at_most(title, data, us.whole, "", None, us.whole.peak, "MiB at its peak", 300)
     if rclone := took.get(("push again", Rclone.name)):
-        mine, theirs = took["push again", ours].whole, rclone.whole
-        yield _at_most(
-            f"push again, {ours}", data, mine, Rclone.name, theirs, mine.wall / theirs.wall, "x its wall", 1.0
-        )
+        yield _wall(f"push again, {ours}", data, took["push again", ours], Rclone.name, rclone, 1.0)
+
+
+def _wall(what: str, data: DataSet, ours: Took, peer: str, theirs: Took, goal: float | None) -> Row:
+    ratio = ours.whole.wall / theirs.whole.wall
+    return _at_most(what, data, ours.whole, peer, theirs.whole, ratio, "x its wall", goal)
 
 
 def _at_most(
@@ -264,14 +265,13 @@ def tree(bench: Bench, tools: Sequence[TreeTool]) -> Iterator[Row]:
                 for command in tool.restore(work):
                     bench.run(tool, command)
                 compare(tool.name, wanted, tool.restored(work))
-    took = {name: _least(found).whole for name, found in turns.items()}
-    for name in took:
-        yield Row(f"save, {name}", data.name, took[name], figure=data.files / took[name].wall, unit="files/s")
-    for ours, peer in itertools.product(took, (Dvc.name, Restic.name)):
-        if ours.startswith("pfreg") and peer in took:
-            goal = 0.6 if peer == Dvc.name else None
-            ratio = took[ours].wall / took[peer].wall
-            yield _at_most(f"save, {ours}", data, took[ours], peer, took[peer], ratio, "x its wall", goal)
+    took = {name: _least(found) for name, found in turns.items()}
+    for name, found in took.items():
+        yield Row(f"save, {name}", data.name, found.whole, figure=data.files / found.whole.wall, unit="files/s")
+    for ours in (name for name in took if name.startswith("pfreg")):
+        for peer, goal in ((Dvc.name, 0.6), (Restic.name, None)):
+            if peer in took:
+                yield _wall(f"save, {ours}", data, took[ours], peer, took[peer], goal)
 
 
 def profile(bench: Bench, name: str, clients: Sequence[Pfreg]) -> None:
