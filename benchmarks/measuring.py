@@ -7,28 +7,35 @@ Rules
 - Of many small files, nothing is removed before the end: ext4 slows down the making of files for minutes after many
   were removed, and that would fall on whoever comes next.
 - CPU seconds are user and system time of this process and of its children.
+- What runs as a process of its own is started by ``spawn.py``, and its peak is the most of the turns.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import resource
+import subprocess
+import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-__all__ = ["Row", "Sample", "by_turns", "line", "sample"]
+__all__ = ["Row", "Sample", "by_turns", "least", "line", "process", "sample"]
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What something took, in seconds."""
+    """What something took, in seconds, and the most memory that its process had resident, in MiB, where it has one."""
 
     wall: float
     cpu: float
+    peak: float | None = None
 
     def __str__(self) -> str:
-        return f"{self.wall:.3f} s ({self.cpu:.3f} CPU)"
+        memory = "" if self.peak is None else f", {self.peak:.0f} MiB"
+        return f"{self.wall:.3f} s ({self.cpu:.3f} CPU{memory})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +89,31 @@ def sample(call: Callable[[], object]) -> Sample:
     return Sample(wall, _cpu() - before)
 
 
+def process(
+    command: Sequence[str], *, env: Mapping[str, str] | None = None, cwd: Path | None = None
+) -> tuple[Sample, str]:
+    """Run a command as a process of its own; return what all of it took, and what it printed.
+
+    Raises
+    ------
+    SystemExit
+        If it fails, with what it said.
+    """
+    os.sync()
+    spawn = [sys.executable, "-I", "-S", str(Path(__file__).with_name("spawn.py"))]
+    done = subprocess.run([*spawn, *command], env=env, cwd=cwd, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command)}\n{done.stdout[-1000:]}{done.stderr[-3000:]}")
+    *printed, took = done.stdout.splitlines()
+    return Sample(**json.loads(took)), "\n".join(printed)
+
+
+def least(samples: Sequence[Sample]) -> Sample:
+    """Return the least wall and CPU seconds of several turns, and their greatest peak."""
+    peaks = [s.peak for s in samples if s.peak is not None]
+    return Sample(min(s.wall for s in samples), min(s.cpu for s in samples), max(peaks, default=None))
+
+
 def _cpu() -> float:
     usages = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return sum(usage.ru_utime + usage.ru_stime for usage in usages)
@@ -101,13 +133,14 @@ def by_turns(turns: int, prepared: Mapping[str, Callable[[], Callable[[], object
     for _ in range(turns):
         for name, prepare in prepared.items():
             samples[name].append(sample(prepare()))
-    return {name: Sample(min(s.wall for s in took), min(s.cpu for s in took)) for name, took in samples.items()}
+    return {name: least(took) for name, took in samples.items()}
 
 
 def line(row: Row) -> str:
     """Return a row for people."""
-    text = f"{row.what:<22} {row.data:<12} {row.ours!s:<24}"
-    text += f" {row.peer:<12} {row.theirs!s:<24}" if row.theirs is not None else " " * 38
+    width = 24 if row.ours.peak is None else 34
+    text = f"{row.what:<27} {row.data:<12} {row.ours!s:<{width}}"
+    text += f" {row.peer:<12} {row.theirs!s:<{width}}" if row.theirs is not None else " " * (width + 14)
     if row.figure is not None:
         text += f" {row.figure:8.3g} {row.unit}"
     if row.met is not None:
