@@ -4,7 +4,7 @@ Rules
 -----
 - A blob is read under its digest and verified against it; nothing unverified is handed out as content.
 - A stored blob is bounded by its size in the listing, its content by the size that a tree states, or by the limits.
-- A blob of more than 1 MiB (stored) is never held in memory: it passes through a local file.
+- A blob of more than 1 MiB, and a little (stored), is never held in memory: it passes through a local file.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from pfreg.local_files import LocalFiles, NewFile, new_file, open_regular
 
 __all__ = ["SMALL", "BlobTree", "ListingRefused", "Staging", "check_content"]
 
-SMALL = 1 << 20
-"""Stored bytes up to which a blob is handled in memory, and in batches."""
+SMALL = (1 << 20) + (1 << 16)
+"""Stored bytes up to which a blob is handled in memory, and in batches: 1 MiB that did not compress is among them."""
 
 _FEW = 4  # looking up this many blobs costs less than a listing
 NO_CALLBACK = NoOpCallback()

@@ -22,7 +22,11 @@ from pfreg.filesystems.s3_options import Untranslatable, translate
 
 __all__ = ["open_s3"]
 
-_CONNECTIONS = 32  # botocore's own 10 would be the bound of what is in flight
+_CONFIG = {
+    "max_pool_connections": 32,  # botocore's own 10 would be the bound of what is in flight
+    "response_checksum_validation": "when_required",  # every byte is verified against its digest as it is
+    "user_agent": "pfreg",  # which botocore otherwise builds twice for each request
+}
 _LIBRARIES = ("obstore", "s3fs")
 
 
@@ -57,7 +61,7 @@ def open_s3(options: Mapping[str, Any]) -> AbstractFileSystem:
         return ObstoreFileSystem(**rest)
     from pfreg.filesystems.s3_s3fs import S3KeysFileSystem
 
-    config = {"max_pool_connections": _CONNECTIONS, **(rest.get("config_kwargs") or {})}
+    config = {**_CONFIG, **(rest.get("config_kwargs") or {})}
     return S3KeysFileSystem(
         **{**rest, "config_kwargs": config, "skip_instance_cache": True, "use_listings_cache": False}
     )

@@ -194,7 +194,7 @@ class ObstoreFileSystem(Swapping, AbstractFileSystem):  # type: ignore[misc]  # 
         with _translated(rpath):
             answer = obstore.get(store, key)
             callback.set_size(answer.meta["size"])
-            with open(lpath, "wb") as target:
+            with open(lpath, "wb", buffering=0) as target:
                 for piece in answer.stream(min_chunk_size=_READ):
                     target.write(piece)
                     callback.relative_update(len(piece))
