@@ -2,8 +2,8 @@
 
 Rules
 -----
-- The option ``library``, else the variable ``PFREG_S3``, forces one (``obstore`` or ``s3fs``); what that one cannot do
-  is then an error with the reason.
+- The option ``library``, given or in fsspec's configuration, else the variable ``PFREG_S3``, forces one (``obstore`` or
+  ``s3fs``); what that one cannot do is then an error with the reason.
 - Unforced, obstore is taken where it is installed and does with the options just what s3fs would; else s3fs.
 """
 
@@ -51,7 +51,7 @@ def open_s3(options: Mapping[str, Any]) -> AbstractFileSystem:
     ImportError
         If no library is installed, or not the one that is forced.
     """
-    rest = dict(options)
+    rest = apply_config(_Configured, dict(options))
     forced = rest.pop("library", None) or os.environ.get("PFREG_S3") or None
     if forced not in (None, *_LIBRARIES):
         raise BadOption(f"no library for S3 is called {str(forced)[:40]!r}", hint=f"one of {', '.join(_LIBRARIES)}")
@@ -73,7 +73,7 @@ def _obstore_serves(options: Mapping[str, Any]) -> bool:
     from pfreg.filesystems.s3_obstore import forked
 
     try:
-        translate(apply_config(_Configured, options))
+        translate(options)
     except Untranslatable:
         return False
     return not forked()

@@ -24,8 +24,8 @@ Options = Mapping[str, Any]
 _TUNING = frozenset(
     {
         "asynchronous", "cache_regions", "default_block_size", "default_cache_type", "default_fill_cache",
-        "fixed_upload_size", "listings_expiry_time", "local_expiry_check", "loop", "max_concurrency", "max_paths",
-        "skip_instance_cache", "use_listings_cache",
+        "fixed_upload_size", "library", "listings_expiry_time", "local_expiry_check", "loop", "max_concurrency",
+        "max_paths", "skip_instance_cache", "use_listings_cache",
     }
 )  # fmt: skip
 _NAMES = {"username": "key", "password": "secret"}

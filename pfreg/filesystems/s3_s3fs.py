@@ -27,6 +27,9 @@ class S3KeysFileSystem(Swapping, S3FileSystem):  # type: ignore[misc]  # s3fs ha
 
     cachable = False
 
+    def __init__(self, *args: Any, library: str | None = None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)  # `library` has been obeyed; fsspec's configuration brings it here again
+
     async def _info(
         self, path: str, bucket: Any = None, key: Any = None, refresh: bool = False, version_id: Any = None
     ) -> dict[str, Any]:

@@ -33,7 +33,8 @@ from tests.conformance.conftest import CHOSEN, REGISTRIES
 from tests.conformance.places import Registry
 
 FRAME = pd.DataFrame({"a": range(100), "b": [str(i) for i in range(100)]})
-READ_ON = [name for name in ("memory", "file", "s3-seaweedfs", "hf-lfs", "oci", "ipfs") if name in CHOSEN]
+KINDS = ("memory", "file", "s3-obstore", "hf-lfs", "oci", "ipfs")
+READ_ON = [name for name in KINDS if name in CHOSEN]
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,10 @@ def tables(store: pfreg.Store, tmp_path_factory: pytest.TempPathFactory) -> pfre
 def registry(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
     with REGISTRIES[request.param](tmp_path_factory.mktemp(request.param)) as made:
         yield made
+
+
+def test_every_kind_of_registry_is_one_that_there_is() -> None:
+    assert set(KINDS) <= set(REGISTRIES)
 
 
 def pushed(image: pfreg.Snapshotted, store: pfreg.Store, registry: Registry) -> Lying:

@@ -157,6 +157,9 @@ def test_fsspecs_own_configuration_counts(monkeypatch: pytest.MonkeyPatch) -> No
     assert taken({**KEYS, **HERE}) == "s3fs"
     monkeypatch.setitem(conf, "s3", {**KEYS, **HERE})
     assert taken({}) == "obstore"
+    for library in LIBRARIES:
+        monkeypatch.setitem(conf, "s3", {**KEYS, **HERE, "library": library})
+        assert taken({}) == library
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
