@@ -335,7 +335,10 @@ class _S3Resolver(_UrlResolver):
 
     def open(self, reference: Reference, options: dict[str, Any]) -> tuple[AbstractFileSystem, str]:
         open_s3 = importlib.import_module("pfreg.filesystems.s3").open_s3
-        return open_s3(options), _SCHEME.sub("", reference.target, count=1).rstrip("/")
+        under = options.pop(reference.scheme, None) or {}  # as in a chain: {"s3": {...}}
+        if not isinstance(under, Mapping):
+            raise BadOption(f"the options of {reference.scheme} are a mapping", place=reference.text)
+        return open_s3({**under, **options}), _SCHEME.sub("", reference.target, count=1).rstrip("/")
 
 
 class _HfResolver(_OwnFilesystem):

@@ -163,6 +163,15 @@ def test_fsspecs_own_configuration_counts(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
+def test_options_may_lie_under_the_schemes_name(library: str) -> None:
+    nested = {"s3": {**KEYS, **HERE, "library": library}}
+    assert type(locate("s3://bucket/x", storage_options=nested).fs) is type(open_s3(nested["s3"]))
+    assert nested["s3"]["library"] == library  # what the caller gave is as it was
+    with pytest.raises(BadOption):
+        locate("s3://bucket/x", storage_options={"s3": "key"})
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
 def test_no_secret_is_shown(library: str) -> None:
     place = locate("s3://bucket/x", storage_options={**KEYS, **HERE, "library": library})
     shown = f"{place!r} {place.fs!r} {place.fs} {place.files!r}"
