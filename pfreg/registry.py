@@ -332,20 +332,30 @@ class Registry(BlobTree):
         return None
 
     def _swap_in(self, fs: Swaps, manifest: bytes, signature: bytes, expect: Digest | str) -> None:
-        at_signature, at_manifest = (self.path_in(name) for name in (layout.SIGNATURE, layout.MANIFEST))
-        beside, there = fs.version(at_signature), fs.version(at_manifest)  # before what they name is looked at
+        # Versions first, and then what they name: what changes in between is found out by the swap.
+        beside, there = (fs.version(self.path_in(name)) for name in (layout.SIGNATURE, layout.MANIFEST))
         self.check_expect(expect)
         before = self._bridged(manifest, signature)
         try:
-            ours = fs.swap(at_signature, before, version=beside)
-            fs.swap(at_manifest, manifest, version=there)
+            ours = self._swap(fs, layout.SIGNATURE, before, beside)
+            self._swap(fs, layout.MANIFEST, manifest, there)
         except FileExistsError as e:
             problem = f"somebody else published while {expect} was to be replaced"
             raise Conflict(problem, operation="publish", place=self.name, hint=_LOOK) from e
         if before != signature:
             with contextlib.suppress(FileExistsError):  # who lost has written there: that is mended
-                fs.swap(at_signature, signature, version=ours)
+                self._swap(fs, layout.SIGNATURE, signature, ours)
         self._mend(manifest, signature)
+
+    def _swap(self, fs: Swaps, name: str, data: bytes, version: str | None) -> str:
+        path = self.path_in(name)
+        try:
+            return fs.swap(path, data, version=version)
+        except FileExistsError:
+            now = fs.version(path)
+            if now is None or self._read(name, max(self.limits.manifest_bytes, self.limits.signature_bytes)) != data:
+                raise
+            return now  # this is our own write: its answer was lost, and the library asked again
 
     def _bridged(self, manifest: bytes, signature: bytes) -> bytes:
         """Return the signature with the one of the image that is there, which stays whole until it is replaced."""

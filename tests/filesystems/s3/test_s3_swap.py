@@ -12,8 +12,8 @@ import pytest
 import pfreg
 from pfreg.reference import locate
 from pfreg.registry import Registry
-from tests.filesystems.s3.conftest import HASTY, Through
-from tests.servers.fault_proxy import Answer, FaultProxy, Meddled, Seen
+from tests.filesystems.s3.conftest import HASTY, PATIENT, Through
+from tests.servers.fault_proxy import Answer, Cut, FaultProxy, Meddled, Seen
 from tests.servers.moto_s3 import moto_s3
 
 CONDITIONS = frozenset({"if-match", "if-none-match"})
@@ -150,6 +150,27 @@ def test_of_several_who_expect_the_same_one_wins(
     won = [result for result in results if isinstance(result, pfreg.Pushed)]
     assert len(results) == len(forks) and len(won) == 1
     assert pfreg.verify(root, storage_options=options).cid == won[0].cid
+
+
+@pytest.mark.parametrize("name", ["manifest.json.sig", "manifest.json"])
+def test_a_write_whose_answer_is_lost_is_no_conflict(
+    name: str, image: pfreg.Snapshotted, newer: pfreg.Snapshotted, store: pfreg.Store, through: Through, root: str
+) -> None:
+    """The library asks again, and finds its own write in the way."""
+    options = through.options(**PATIENT)
+    pfreg.push(image, root, store=store, storage_options=options)
+    lost: list[Seen] = []
+
+    def lose(seen: Seen) -> Cut | None:
+        if lost or not conditional(seen) or not seen.path.partition("?")[0].endswith(f"/{name}"):
+            return None
+        lost.append(seen)
+        return Cut(0)
+
+    through.proxy.rule = lose
+    done = pfreg.push(newer, root, store=store, storage_options=options, expect=image.cid)
+    assert lost and done.published
+    assert pfreg.verify(root, storage_options=options).cid == newer.cid
 
 
 @pytest.mark.parametrize("stop", ["manifest.json.sig", "manifest.json", "last"])
