@@ -48,11 +48,12 @@ class Cut:
 
 @dataclass(frozen=True)
 class Meddled:
-    """The request arrives with another body, or without some headers; the answer with other status codes."""
+    """The request arrives with another body, or without some headers; the answer with other status codes, or never."""
 
     body: Callable[[bytes], bytes] = bytes
     without: frozenset[str] = frozenset()
     status: Mapping[int, int] = field(default_factory=dict)
+    lost: bool = False
 
 
 Rule = Callable[[Seen], "Answer | Cut | Meddled | None"]
@@ -135,6 +136,9 @@ class FaultProxy:
         async with self._session.request(
             request.method, aiohttp.client.URL(url, encoded=True), data=body, headers=headers, allow_redirects=False
         ) as upstream:
+            if meddled.lost:
+                await upstream.read()
+                return self._reset(request)
             kept = {name: value for name, value in upstream.headers.items() if name.lower() not in _HOP_BY_HOP}
             response = web.StreamResponse(status=meddled.status.get(upstream.status, upstream.status), headers=kept)
             await response.prepare(request)

@@ -13,7 +13,7 @@ import pfreg
 from pfreg.reference import locate
 from pfreg.registry import Registry
 from tests.filesystems.s3.conftest import HASTY, PATIENT, Through
-from tests.servers.fault_proxy import Answer, Cut, FaultProxy, Meddled, Seen
+from tests.servers.fault_proxy import Answer, FaultProxy, Meddled, Seen
 from tests.servers.moto_s3 import moto_s3
 
 CONDITIONS = frozenset({"if-match", "if-none-match"})
@@ -161,11 +161,11 @@ def test_a_write_whose_answer_is_lost_is_no_conflict(
     pfreg.push(image, root, store=store, storage_options=options)
     lost: list[Seen] = []
 
-    def lose(seen: Seen) -> Cut | None:
+    def lose(seen: Seen) -> Meddled | None:
         if lost or not conditional(seen) or not seen.path.partition("?")[0].endswith(f"/{name}"):
             return None
         lost.append(seen)
-        return Cut(0)
+        return Meddled(lost=True)
 
     through.proxy.rule = lose
     done = pfreg.push(newer, root, store=store, storage_options=options, expect=image.cid)
