@@ -20,7 +20,7 @@ from pfreg.filesystems.oci import OciFileSystem
 from pfreg.filesystems.oci_answers import _retry_after, network_failure
 from pfreg.filesystems.oci_transfer import FileBody
 from tests.filesystems.conftest import Faulty, write
-from tests.servers.fault_proxy import Answer, Cut, Seen
+from tests.servers.fault_proxy import Answer, Cut, Meddled, Seen
 from tests.servers.oci_registry import DockerRegistry
 
 DATA = os.urandom(3 << 20)
@@ -64,8 +64,8 @@ def test_an_answer_that_was_lost_is_not_sent_for_twice(
     """The registry took the blob, and the connection broke before it could say so."""
     lost = [True]
 
-    def lose(seen: Seen) -> Cut | None:
-        return Cut(0) if seen.method == "PUT" and "/blobs/" in seen.path and lost and lost.pop() else None
+    def lose(seen: Seen) -> Meddled | None:
+        return Meddled(lost=True) if seen.method == "PUT" and "/blobs/" in seen.path and lost and lost.pop() else None
 
     proxy = faulty(oci_registry.host, lose)
     write(OciFileSystem(), f"{proxy.host}/{repository}:v1", {"a": b"1" * 100, "manifest.json": b"{}"})
