@@ -185,6 +185,7 @@ def _check_files(env: Mapping[str, str], *, known: bool) -> None:
 
 
 def _with_scheme(endpoint: str, plain: Options) -> str:
+    endpoint = endpoint.rstrip("/")
     if "://" in endpoint:
         return endpoint
     return f"{'http' if plain.get('use_ssl') is False else 'https'}://{endpoint}"

@@ -66,6 +66,11 @@ def test_amazon_itself_is_asked_by_the_buckets_name_and_over_tls_only() -> None:
     assert not translate({**KEYS, **path}, environ=ENV).config["virtual_hosted_style_request"]
 
 
+def test_a_slash_behind_an_endpoint_means_nothing() -> None:
+    one, other = ({**KEYS, "endpoint_url": url} for url in ("http://127.0.0.1:9/", "http://127.0.0.1:9"))
+    assert translate(one, environ=ENV) == translate(other, environ=ENV)
+
+
 def test_an_endpoint_without_a_scheme_is_not_asked_in_clear_text() -> None:
     assert translate({**KEYS, "endpoint_url": "host:9"}, environ=ENV).client["allow_http"] is False
     assert translate({**KEYS, "endpoint_url": "host:9", "use_ssl": False}, environ=ENV).client["allow_http"] is True
