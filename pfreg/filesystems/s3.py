@@ -9,6 +9,7 @@ Rules
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import os
 from collections.abc import Mapping
@@ -59,6 +60,7 @@ def open_s3(options: Mapping[str, Any]) -> AbstractFileSystem:
         from pfreg.filesystems.s3_obstore import ObstoreFileSystem
 
         return ObstoreFileSystem(**rest)
+    importlib.import_module("s3fs")  # first, so that where it is missing it is named, and not what it needs
     from pfreg.filesystems.s3_s3fs import S3KeysFileSystem
 
     config = {**_CONFIG, **(rest.get("config_kwargs") or {})}

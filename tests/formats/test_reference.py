@@ -267,13 +267,14 @@ def test_options_are_a_mapping(options: Any) -> None:
 
 
 def test_a_package_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("s3fs", "obstore"):
+    for name in ("botocore", "s3fs", "obstore"):
         monkeypatch.setitem(sys.modules, name, None)
     for name in ("s3_s3fs", "s3_obstore"):
         monkeypatch.delitem(sys.modules, f"pfreg.filesystems.{name}", raising=False)
     with pytest.raises(pfreg.MissingDependency) as caught:
         locate("s3://bucket/x")
     assert "pfreg[s3]" in caught.value.hint
+    assert "package: s3fs" in caught.value.problem
     assert says_one_line(caught.value)
 
 
